@@ -1,0 +1,35 @@
+"""Masks secrets in what people and logs see. The stored event keeps its body as it came."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, cast
+
+MASK = "********"
+
+_SECRET_NAME = re.compile(
+    r"pass(word|wd|phrase)|pass$|secret|token|api[-_]?key|authorization|cookie|signature|private[-_]?key"
+    r"|credential|card[-_]?number|cvv|iban|ssn",
+    re.IGNORECASE,
+)
+
+
+def redact(value: Any) -> Any:
+    """Return a copy of a JSON value with the values of secret-looking keys masked."""
+    if isinstance(value, dict):
+        fields = cast(dict[str, Any], value)
+        return {k: MASK if _SECRET_NAME.search(k) else redact(v) for k, v in fields.items()}
+    if isinstance(value, list):
+        return [redact(item) for item in cast(list[Any], value)]
+    return value
+
+
+def redact_headers(headers: list[tuple[bytes, bytes]]) -> dict[str, str]:
+    """Return headers as text for storage, secret-looking ones masked, repeated ones joined."""
+    result: dict[str, str] = {}
+    for raw_name, raw_value in headers:
+        name = raw_name.decode("latin-1")
+        value = MASK if _SECRET_NAME.search(name) else raw_value.decode("latin-1")
+        value = value.replace("\x00", "")
+        result[name] = f"{result[name]}, {value}" if name in result else value
+    return result

@@ -1,0 +1,1 @@
+"""The truth on disk: tables, states, transactions, named queries, inbox and audit."""

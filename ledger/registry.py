@@ -1,0 +1,197 @@
+"""Endpoints, triggers and tokens: what is configured, found by those who need it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+from uuid import UUID, uuid4
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from . import audit
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """An inbound endpoint as its users need it."""
+
+    tenant_id: UUID
+    id: UUID
+    slug: str
+    scheme: str
+    scheme_options: dict[str, Any]
+    credentials_block: str
+    event_id_field: str
+    event_type_field: str
+    max_body: int
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointSpec:
+    """What a user asks of an inbound endpoint."""
+
+    slug: str
+    scheme: str = "standard"
+    scheme_options: dict[str, Any] = field(default_factory=dict[str, Any])
+    credentials_block: str = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class TriggerSpec:
+    """What a user asks of a trigger: events of ``types`` start ``deployment`` (flow/name)."""
+
+    name: str
+    types: tuple[str, ...]
+    deployment: str
+    parameters: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A verified bearer token."""
+
+    tenant_id: UUID
+    id: UUID
+    scopes: frozenset[str]
+
+
+def token_sha256(token: str) -> bytes:
+    """Return the form in which tokens are stored."""
+    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
+
+
+_ENDPOINT = """
+    SELECT tenant_id, id, slug, scheme, scheme_options, credentials_block, event_id_field,
+           event_type_field, max_body
+    FROM prefect_n8n.webhook_endpoints WHERE direction = 'inbound' AND tenant_id = :tenant
+"""
+_BY_SLUG = text(_ENDPOINT + " AND slug = :slug")
+_BY_ID = text(_ENDPOINT + " AND id = :id")
+_RESOLVE_ENDPOINT = text("SELECT * FROM prefect_n8n.resolve_endpoint(:hash)")
+_RESOLVE_TOKEN = text("SELECT * FROM prefect_n8n.resolve_token(:hash)")
+
+# ensure_endpoint / ensure_trigger: nothing is written, and nothing returned, where nothing changes.
+_ENSURE_ENDPOINT = text("""
+    INSERT INTO prefect_n8n.webhook_endpoints AS e
+        (tenant_id, id, slug, scheme, scheme_options, credentials_block)
+    VALUES (:tenant, :id, :slug, :scheme, CAST(:scheme_options AS jsonb), :credentials_block)
+    ON CONFLICT (tenant_id, slug) DO UPDATE
+    SET scheme = excluded.scheme, scheme_options = excluded.scheme_options,
+        credentials_block = excluded.credentials_block, updated_at = now()
+    WHERE (e.scheme, e.scheme_options, e.credentials_block)
+          IS DISTINCT FROM (excluded.scheme, excluded.scheme_options, excluded.credentials_block)
+    RETURNING id
+""")
+_ENSURE_TRIGGER = text("""
+    INSERT INTO prefect_n8n.workflow_triggers AS t
+        (tenant_id, id, endpoint_id, name, types, deployment, parameters)
+    VALUES (:tenant, :id, :endpoint, :name, :types, :deployment, CAST(:parameters AS jsonb))
+    ON CONFLICT (tenant_id, endpoint_id, name) DO UPDATE
+    SET types = excluded.types, deployment = excluded.deployment,
+        parameters = excluded.parameters, updated_at = now()
+    WHERE (t.types, t.deployment, t.parameters)
+          IS DISTINCT FROM (excluded.types, excluded.deployment, excluded.parameters)
+    RETURNING id
+""")
+_ADD_TOKEN = text("""
+    INSERT INTO prefect_n8n.api_tokens (tenant_id, id, name, token_hash, scopes)
+    VALUES (:tenant, :id, :name, :hash, :scopes)
+    ON CONFLICT (tenant_id, name) DO UPDATE
+    SET token_hash = excluded.token_hash, scopes = excluded.scopes, created_at = now()
+""")
+
+
+async def endpoint_by_slug(connection: AsyncConnection, tenant: UUID, slug: str) -> Endpoint | None:
+    """Return the inbound endpoint of that name in the transaction's tenant."""
+    found = await connection.execute(_BY_SLUG, {"tenant": tenant, "slug": slug})
+    row = found.mappings().one_or_none()
+    return None if row is None else Endpoint(**row)
+
+
+async def endpoint_by_id(connection: AsyncConnection, tenant: UUID, id: UUID) -> Endpoint | None:
+    """Return the inbound endpoint with that id in the transaction's tenant."""
+    row = (await connection.execute(_BY_ID, {"tenant": tenant, "id": id})).mappings().one_or_none()
+    return None if row is None else Endpoint(**row)
+
+
+async def resolve_endpoint(connection: AsyncConnection, token: str) -> tuple[UUID, UUID] | None:
+    """Return (tenant, endpoint id) of an opaque endpoint token; needs no tenant."""
+    row = (await connection.execute(_RESOLVE_ENDPOINT, {"hash": token_sha256(token)})).one_or_none()
+    return None if row is None else (row.tenant_id, row.endpoint_id)
+
+
+async def resolve_token(connection: AsyncConnection, token: str) -> Token | None:
+    """Return the bearer token if it is known and has not expired; needs no tenant."""
+    row = (await connection.execute(_RESOLVE_TOKEN, {"hash": token_sha256(token)})).one_or_none()
+    return None if row is None else Token(row.tenant_id, row.token_id, frozenset(row.scopes))
+
+
+async def ensure_endpoint(
+    connection: AsyncConnection, tenant: UUID, spec: EndpointSpec, *, actor: str
+) -> UUID:
+    """Create the endpoint or change it to ``spec``; return its id. Audited only when it changes."""
+    values = asdict(spec) | {"scheme_options": json.dumps(spec.scheme_options)}
+    done = await connection.execute(_ENSURE_ENDPOINT, values | {"tenant": tenant, "id": uuid4()})
+    changed: UUID | None = done.scalar_one_or_none()
+    if changed is not None:
+        await audit.record(
+            connection,
+            tenant,
+            actor=actor,
+            action="endpoint.saved",
+            subject=f"endpoint/{spec.slug}",
+            after=asdict(spec),
+        )
+        return changed
+    found = await endpoint_by_slug(connection, tenant, spec.slug)
+    assert found is not None, "an unchanged endpoint exists"
+    return found.id
+
+
+async def ensure_trigger(
+    connection: AsyncConnection, tenant: UUID, endpoint: UUID, spec: TriggerSpec, *, actor: str
+) -> None:
+    """Create the trigger or change it to ``spec``. Audited only when it changes."""
+    values = asdict(spec) | {
+        "types": list(spec.types),
+        "parameters": None if spec.parameters is None else json.dumps(spec.parameters),
+        "tenant": tenant,
+        "id": uuid4(),
+        "endpoint": endpoint,
+    }
+    done = await connection.execute(_ENSURE_TRIGGER, values)
+    if done.scalar_one_or_none() is not None:
+        await audit.record(
+            connection,
+            tenant,
+            actor=actor,
+            action="trigger.saved",
+            subject=f"trigger/{spec.name}",
+            after=asdict(spec),
+        )
+
+
+async def save_token(
+    connection: AsyncConnection,
+    tenant: UUID,
+    *,
+    name: str,
+    token: str,
+    scopes: Sequence[str],
+    actor: str,
+) -> None:
+    """Store a bearer token by its hash, replacing one of the same name."""
+    values = {"tenant": tenant, "id": uuid4(), "name": name, "scopes": list(scopes)}
+    await connection.execute(_ADD_TOKEN, values | {"hash": token_sha256(token)})
+    await audit.record(
+        connection,
+        tenant,
+        actor=actor,
+        action="token.saved",
+        subject=f"token/{name}",
+        after={"scopes": list(scopes)},
+    )

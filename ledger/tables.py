@@ -1,0 +1,335 @@
+"""The seven tables, in schema ``prefect_n8n``.
+
+Every key, foreign key and unique constraint begins with ``tenant_id``: a conflict or a reference
+then never reveals another tenant's row. Row security, roles, triggers and functions are in
+``migrations/``, which a test compares with these tables.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, ClassVar
+from uuid import UUID, uuid4
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    DateTime,
+    ForeignKeyConstraint,
+    Index,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlmodel import Field, SQLModel
+
+from .states import EventState, ExecutionState
+
+SCHEMA = "prefect_n8n"
+metadata = MetaData(
+    schema=SCHEMA,
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    },
+)
+
+
+class LedgerTable(SQLModel):
+    """Base of our tables: metadata of their own, apart from the user's SQLModel tables."""
+
+    metadata: ClassVar[MetaData] = metadata  # pyright: ignore[reportIncompatibleVariableOverride]
+
+
+def _one_of(column: str, words: type[StrEnum] | tuple[str, ...]) -> CheckConstraint:
+    listed = ", ".join(f"'{word!s}'" for word in words)
+    return CheckConstraint(f"{column} IN ({listed})", name=column)
+
+
+def _text(*, nullable: bool = False, default: str | None = None) -> Any:
+    server = None if default is None else text(f"'{default}'")
+    return Column(Text, nullable=nullable, server_default=server)
+
+
+def _time(*, nullable: bool = False, now: bool = False) -> Any:
+    return Column(
+        DateTime(timezone=True), nullable=nullable, server_default=text("now()") if now else None
+    )
+
+
+def _jsonb(*, nullable: bool = False, default: str | None = "{}") -> Any:
+    server = None if nullable or default is None else text(f"'{default}'::jsonb")
+    return Column(JSONB, nullable=nullable, server_default=server)
+
+
+def _text_array() -> Any:
+    return Column(ARRAY(Text), nullable=False, server_default=text("'{}'::text[]"))
+
+
+class EndpointRow(LedgerTable, table=True):
+    """A configured address: where events come in, or (outbound) where they go."""
+
+    __tablename__ = "webhook_endpoints"  # pyright: ignore[reportAssignmentType]
+    __table_args__ = (
+        PrimaryKeyConstraint("tenant_id", "id"),
+        UniqueConstraint("tenant_id", "slug"),
+        UniqueConstraint("tenant_id", "token_hash"),
+        _one_of("direction", ("inbound", "outbound")),
+        _one_of("state", ("on", "paused")),
+        CheckConstraint("slug ~ '^[a-z0-9][a-z0-9_-]{0,62}$'", name="slug_shape"),
+        CheckConstraint("max_body BETWEEN 16384 AND 26214400", name="max_body_range"),
+        CheckConstraint("octet_length(token_hash) = 32", name="token_hash_is_sha256"),
+        # resolve_endpoint looks a token up before any tenant is known.
+        Index("ix_webhook_endpoints_token_hash", "token_hash"),
+    )
+
+    tenant_id: UUID
+    id: UUID = Field(default_factory=uuid4)
+    slug: str = Field(sa_column=_text())
+    direction: str = Field(default="inbound", sa_column=_text(default="inbound"))
+    state: str = Field(default="on", sa_column=_text(default="on"))
+    scheme: str = Field(default="standard", sa_column=_text(default="standard"))
+    scheme_options: dict[str, Any] = Field(default_factory=dict, sa_column=_jsonb())
+    credentials_block: str = Field(default="default", sa_column=_text(default="default"))
+    event_id_field: str = Field(default="id", sa_column=_text(default="id"))
+    event_type_field: str = Field(default="type", sa_column=_text(default="type"))
+    max_body: int = Field(default=1_048_576, sa_column_kwargs={"server_default": text("1048576")})
+    token_hash: bytes | None = Field(default=None, sa_column=Column(LargeBinary, nullable=True))
+    created_at: datetime | None = Field(default=None, sa_column=_time(now=True))
+    updated_at: datetime | None = Field(default=None, sa_column=_time(now=True))
+
+
+class EventRow(LedgerTable, table=True):
+    """One event, once: its bytes as they came, and where it is on its way."""
+
+    __tablename__ = "webhook_events"  # pyright: ignore[reportAssignmentType]
+    __table_args__ = (
+        PrimaryKeyConstraint("tenant_id", "id"),
+        # The dedup key: for ever, so that a replay does not return after the signature's tolerance.
+        UniqueConstraint("tenant_id", "endpoint_id", "event_id"),
+        ForeignKeyConstraint(
+            ["tenant_id", "endpoint_id"],
+            [f"{SCHEMA}.webhook_endpoints.tenant_id", f"{SCHEMA}.webhook_endpoints.id"],
+        ),
+        _one_of("state", EventState),
+        CheckConstraint("octet_length(body_hash) = 32", name="body_hash_is_sha256"),
+        CheckConstraint("length(event_id) BETWEEN 1 AND 256", name="event_id_length"),
+        CheckConstraint("length(type) <= 256", name="type_length"),
+        CheckConstraint(
+            "(lease_owner IS NULL) = (lease_expires_at IS NULL)", name="lease_is_whole"
+        ),
+        CheckConstraint(
+            "lease_owner IS NULL OR state = 'processing'", name="lease_only_processing"
+        ),
+        CheckConstraint(
+            "(finalized_at IS NOT NULL) = (state IN ('completed', 'dead', 'cancelled'))",
+            name="finalized_when_final",
+        ),
+        # claim_events: what is due, oldest first, over all tenants.
+        Index(
+            "ix_webhook_events_due",
+            "scheduled_at",
+            postgresql_where=text("state IN ('pending', 'retryable')"),
+        ),
+        # claim_events: leases of lost launchers.
+        Index(
+            "ix_webhook_events_lease",
+            "lease_expires_at",
+            postgresql_where=text("lease_owner IS NOT NULL"),
+        ),
+        # Listing, newest first.
+        Index("ix_webhook_events_listing", "tenant_id", "received_at", "id"),
+        # Status: counts by state and the oldest pending one.
+        Index("ix_webhook_events_state", "tenant_id", "state", "received_at"),
+    )
+
+    tenant_id: UUID
+    id: UUID = Field(default_factory=uuid4)
+    endpoint_id: UUID
+    event_id: str = Field(sa_column=_text())
+    type: str = Field(default="", sa_column=_text(default=""))
+    body: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+    body_hash: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+    payload: dict[str, Any] = Field(sa_column=_jsonb(default=None))
+    headers: dict[str, str] = Field(default_factory=dict, sa_column=_jsonb())
+    traceparent: str | None = Field(default=None, sa_column=_text(nullable=True))
+    state: str = Field(default="pending", sa_column=_text(default="pending"))
+    reason: str | None = Field(default=None, sa_column=_text(nullable=True))
+    claims: int = Field(default=0, sa_column_kwargs={"server_default": text("0")})
+    redrive: int = Field(default=0, sa_column_kwargs={"server_default": text("0")})
+    received_at: datetime | None = Field(default=None, sa_column=_time(now=True))
+    scheduled_at: datetime | None = Field(default=None, sa_column=_time(now=True))
+    lease_owner: str | None = Field(default=None, sa_column=_text(nullable=True))
+    lease_expires_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
+    finalized_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
+    errors: list[str] = Field(default_factory=list, sa_column=_text_array())
+
+
+class TriggerRow(LedgerTable, table=True):
+    """A rule: events of these types on this endpoint start this Prefect deployment."""
+
+    __tablename__ = "workflow_triggers"  # pyright: ignore[reportAssignmentType]
+    __table_args__ = (
+        PrimaryKeyConstraint("tenant_id", "id"),
+        UniqueConstraint("tenant_id", "endpoint_id", "name"),
+        ForeignKeyConstraint(
+            ["tenant_id", "endpoint_id"],
+            [f"{SCHEMA}.webhook_endpoints.tenant_id", f"{SCHEMA}.webhook_endpoints.id"],
+        ),
+        _one_of("state", ("on", "paused")),
+        CheckConstraint("cardinality(types) > 0", name="has_types"),
+        CheckConstraint("deployment ~ '^[^/]+/[^/]+$'", name="deployment_is_flow_slash_name"),
+    )
+
+    tenant_id: UUID
+    id: UUID = Field(default_factory=uuid4)
+    endpoint_id: UUID
+    name: str = Field(sa_column=_text())
+    types: list[str] = Field(sa_column=_text_array())
+    deployment: str = Field(sa_column=_text())
+    parameters: dict[str, Any] | None = Field(default=None, sa_column=_jsonb(nullable=True))
+    state: str = Field(default="on", sa_column=_text(default="on"))
+    created_at: datetime | None = Field(default=None, sa_column=_time(now=True))
+    updated_at: datetime | None = Field(default=None, sa_column=_time(now=True))
+
+
+class ExecutionRow(LedgerTable, table=True):
+    """One run, on either engine, of one trigger for one event."""
+
+    __tablename__ = "workflow_executions"  # pyright: ignore[reportAssignmentType]
+    __table_args__ = (
+        PrimaryKeyConstraint("tenant_id", "id"),
+        # One run per event, trigger and redrive, whatever crashes in between.
+        UniqueConstraint("tenant_id", "webhook_event_id", "trigger_id", "redrive"),
+        UniqueConstraint("tenant_id", "flow_run_id"),
+        ForeignKeyConstraint(
+            ["tenant_id", "webhook_event_id"],
+            [f"{SCHEMA}.webhook_events.tenant_id", f"{SCHEMA}.webhook_events.id"],
+        ),
+        ForeignKeyConstraint(
+            ["tenant_id", "trigger_id"],
+            [f"{SCHEMA}.workflow_triggers.tenant_id", f"{SCHEMA}.workflow_triggers.id"],
+        ),
+        _one_of("engine", ("prefect", "n8n")),
+        _one_of("state", ExecutionState),
+        CheckConstraint(
+            "(lease_owner IS NULL) = (lease_expires_at IS NULL)", name="lease_is_whole"
+        ),
+        CheckConstraint(
+            "(finished_at IS NOT NULL) = (state IN ('completed', 'failed', 'cancelled', 'dead'))",
+            name="finished_when_final",
+        ),
+        CheckConstraint(
+            "state IN ('pending', 'dead') OR flow_run_id IS NOT NULL OR engine = 'n8n'",
+            name="launched_has_run",
+        ),
+        # open_executions: what the reconciler compares with Prefect, over all tenants.
+        Index(
+            "ix_workflow_executions_open",
+            "created_at",
+            postgresql_where=text("finished_at IS NULL"),
+        ),
+        # load_event: the event of a flow run.
+        Index("ix_workflow_executions_listing", "tenant_id", "created_at", "id"),
+    )
+
+    tenant_id: UUID
+    id: UUID = Field(default_factory=uuid4)
+    webhook_event_id: UUID
+    trigger_id: UUID
+    redrive: int = Field(default=0, sa_column_kwargs={"server_default": text("0")})
+    engine: str = Field(default="prefect", sa_column=_text(default="prefect"))
+    state: str = Field(default="pending", sa_column=_text(default="pending"))
+    flow_run_id: UUID | None = None
+    n8n_workflow_id: str | None = Field(default=None, sa_column=_text(nullable=True))
+    n8n_execution_id: str | None = Field(default=None, sa_column=_text(nullable=True))
+    rescues: int = Field(default=0, sa_column_kwargs={"server_default": text("0")})
+    lease_owner: str | None = Field(default=None, sa_column=_text(nullable=True))
+    lease_expires_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
+    created_at: datetime | None = Field(default=None, sa_column=_time(now=True))
+    started_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
+    finished_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
+    error: str | None = Field(default=None, sa_column=_text(nullable=True))
+    link: str | None = Field(default=None, sa_column=_text(nullable=True))
+
+
+class SyncConfigRow(LedgerTable, table=True):
+    """A pair of sides whose rows are kept equal."""
+
+    __tablename__ = "data_sync_configs"  # pyright: ignore[reportAssignmentType]
+    __table_args__ = (
+        PrimaryKeyConstraint("tenant_id", "id"),
+        UniqueConstraint("tenant_id", "name"),
+        _one_of("policy", ("left", "right", "newest", "manual")),
+        _one_of("state", ("on", "paused")),
+        CheckConstraint("cardinality(key_fields) > 0", name="has_key"),
+    )
+
+    tenant_id: UUID
+    id: UUID = Field(default_factory=uuid4)
+    name: str = Field(sa_column=_text())
+    left_side: dict[str, Any] = Field(sa_column=_jsonb(default=None))
+    right_side: dict[str, Any] = Field(sa_column=_jsonb(default=None))
+    key_fields: list[str] = Field(sa_column=_text_array())
+    field_owners: dict[str, str] = Field(default_factory=dict, sa_column=_jsonb())
+    policy: str = Field(default="newest", sa_column=_text(default="newest"))
+    cursor: dict[str, Any] | None = Field(default=None, sa_column=_jsonb(nullable=True))
+    schedule: str | None = Field(default=None, sa_column=_text(nullable=True))
+    state: str = Field(default="on", sa_column=_text(default="on"))
+    created_at: datetime | None = Field(default=None, sa_column=_time(now=True))
+    updated_at: datetime | None = Field(default=None, sa_column=_time(now=True))
+
+
+class AuditRow(LedgerTable, table=True):
+    """One change: who, what, on what, before and after, chained by hash within its tenant.
+
+    ``seq``, ``at``, ``previous_hash`` and ``hash`` are set by the database.
+    """
+
+    __tablename__ = "audit_log"  # pyright: ignore[reportAssignmentType]
+    __table_args__ = (PrimaryKeyConstraint("tenant_id", "seq"),)
+
+    tenant_id: UUID
+    seq: int = Field(default=0, sa_column=Column(BigInteger, nullable=False, autoincrement=False))
+    at: datetime | None = Field(default=None, sa_column=_time(now=True))
+    actor: str = Field(sa_column=_text())
+    action: str = Field(sa_column=_text())
+    subject: str = Field(sa_column=_text())
+    before: dict[str, Any] | None = Field(default=None, sa_column=_jsonb(nullable=True))
+    after: dict[str, Any] | None = Field(default=None, sa_column=_jsonb(nullable=True))
+    reason: str | None = Field(default=None, sa_column=_text(nullable=True))
+    previous_hash: bytes = Field(default=b"", sa_column=Column(LargeBinary, nullable=False))
+    hash: bytes = Field(default=b"", sa_column=Column(LargeBinary, nullable=False))
+
+
+class TokenRow(LedgerTable, table=True):
+    """A bearer token of an operator, stored as its SHA-256."""
+
+    __tablename__ = "api_tokens"  # pyright: ignore[reportAssignmentType]
+    __table_args__ = (
+        PrimaryKeyConstraint("tenant_id", "id"),
+        UniqueConstraint("tenant_id", "name"),
+        UniqueConstraint("tenant_id", "token_hash"),
+        CheckConstraint("scopes <@ ARRAY['read', 'send', 'admin']", name="known_scopes"),
+        CheckConstraint("octet_length(token_hash) = 32", name="token_hash_is_sha256"),
+        # resolve_token looks a token up before any tenant is known.
+        Index("ix_api_tokens_token_hash", "token_hash"),
+    )
+
+    tenant_id: UUID
+    id: UUID = Field(default_factory=uuid4)
+    name: str = Field(sa_column=_text())
+    token_hash: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+    scopes: list[str] = Field(sa_column=_text_array())
+    created_at: datetime | None = Field(default=None, sa_column=_time(now=True))
+    expires_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
+    last_used_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))

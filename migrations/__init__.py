@@ -1,0 +1,1 @@
+"""Alembic environment and versions of schema ``prefect_n8n``; ``run.migrate`` applies them."""

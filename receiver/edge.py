@@ -1,0 +1,90 @@
+"""The outermost ring: refuses requests whose framing two servers could read in two ways."""
+
+from __future__ import annotations
+
+import logging
+from http import HTTPStatus
+
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ..core.errors import BodyInvalid, RequestError, Unavailable
+from .problems import problem, refused, unavailable
+
+logger = logging.getLogger("prefect_n8n.receiver")
+
+_FRAMING = BodyInvalid("The request's Host or framing headers are not clear.", code="bad-framing")
+
+
+class Edge:
+    """ASGI middleware: framing rules before, and the table of error answers around ``app``."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = False
+
+        async def watched(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            check_framing(scope["headers"])
+            await self.app(scope, receive, watched)
+        except RequestError as error:
+            await refused(error)(scope, receive, send)
+        except Unavailable as error:
+            logger.warning("not available: %s", error)
+            await unavailable(error)(scope, receive, send)
+        except ClientDisconnect:
+            logger.info("the client went away")
+        except Exception:
+            logger.exception("unexpected error")
+            if not started:
+                answer = problem(
+                    HTTPStatus.INTERNAL_SERVER_ERROR, "internal", "Something went wrong here."
+                )
+                await answer(scope, receive, send)
+
+
+def check_framing(headers: list[tuple[bytes, bytes]]) -> None:
+    """Demand one Host, no Transfer-Encoding but ``chunked``, and one way to tell the body's end.
+
+    Raises:
+        BodyInvalid: the framing is not clear (RFC 9112 section 6.1).
+    """
+    names = [name for name, _ in headers]
+    encodings = [value.strip().lower() for name, value in headers if name == b"transfer-encoding"]
+    clear = (
+        names.count(b"host") == 1
+        and encodings in ([], [b"chunked"])
+        and names.count(b"content-length") + len(encodings) <= 1
+    )
+    if not clear:
+        raise _FRAMING
+
+
+async def read_body(receive: Receive, limit: int) -> bytes:
+    """Read the whole body, counting its bytes as they come.
+
+    Raises:
+        RequestError: 413, more than ``limit`` bytes.
+        ClientDisconnect: the sender went away before the end.
+    """
+    body = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        body += message.get("body", b"")
+        if len(body) > limit:
+            raise RequestError(
+                f"The body is larger than {limit} bytes.", code="body-too-large", status=413
+            )
+        if not message.get("more_body", False):
+            return bytes(body)

@@ -1,0 +1,130 @@
+"""Endpoints and secrets, kept in memory: accepting then needs neither look-up nor Prefect."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from uuid import UUID
+
+from ..core.errors import PrefectUnavailable, Unavailable
+from ..core.settings import DEFAULT_TENANT
+from ..core.signing import Scheme, scheme_of
+from ..ledger.database import Database
+from ..ledger.registry import Endpoint, endpoint_by_id, endpoint_by_slug, resolve_endpoint
+
+logger = logging.getLogger("prefect_n8n.receiver")
+
+FRESH_SECONDS = 5.0
+MAX_ENTRIES = 10_000
+
+SecretSource = Callable[[str], Awaitable[tuple[bytes, ...]]]
+"""Loads the live keys of a credentials block by its name; raises ``PrefectUnavailable``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """What is needed to verify and record a request for an endpoint."""
+
+    endpoint: Endpoint
+    scheme: Scheme
+    secrets: tuple[bytes, ...]
+
+
+@dataclass(slots=True)
+class _Entry:
+    door: Door
+    since: float
+
+
+class Lookup:
+    """Finds the endpoint of a path. An unknown one gets a door that no signature opens, so that it
+    looks and costs like a wrong signature."""
+
+    def __init__(
+        self, database: Database, source: SecretSource, *, tenant: UUID = DEFAULT_TENANT
+    ) -> None:
+        self._database = database
+        self._tenant = tenant
+        self._secrets = SecretCache(source)
+        self._entries: dict[str, _Entry] = {}
+        self._closed_door = Door(
+            Endpoint(tenant, UUID(int=0), "", "standard", {}, "", "id", "type", 1_048_576),
+            scheme_of("standard"),
+            (secrets.token_bytes(32),),
+        )
+
+    async def find(self, path: str) -> Door:
+        """Return the door for the path's last part: a slug of our tenant, or any tenant's token.
+
+        Raises:
+            Unavailable: nothing is known yet and the database or Prefect is away.
+        """
+        entry = self._entries.get(path)
+        if entry is not None and time.monotonic() - entry.since < FRESH_SECONDS:
+            return entry.door
+        try:
+            door = await self._load(path)
+        except Unavailable:
+            if entry is None or entry.door is self._closed_door:
+                raise
+            logger.warning("endpoint %s: keeping what was known", entry.door.endpoint.slug)
+            door = entry.door
+        if path not in self._entries and len(self._entries) >= MAX_ENTRIES:
+            self._entries.clear()
+        self._entries[path] = _Entry(door, time.monotonic())
+        return door
+
+    async def _load(self, path: str) -> Door:
+        async with self._database.transaction(self._tenant) as connection:
+            endpoint = await endpoint_by_slug(connection, self._tenant, path)
+            owner = None if endpoint else await resolve_endpoint(connection, path)
+        if owner is not None:
+            async with self._database.transaction(owner[0]) as connection:
+                endpoint = await endpoint_by_id(connection, *owner)
+        if endpoint is None:
+            return self._closed_door
+        keys = await self._secrets.get(endpoint.credentials_block)
+        return Door(endpoint, scheme_of(endpoint.scheme, endpoint.scheme_options), keys)
+
+
+class SecretCache:
+    """The keys of credentials blocks. The last good ones stay while Prefect is away."""
+
+    def __init__(self, source: SecretSource) -> None:
+        self._source = source
+        self._known: dict[str, tuple[bytes, ...]] = {}
+        self._loads: dict[str, asyncio.Task[None]] = {}
+        self._since: dict[str, float] = {}
+
+    async def get(self, block: str) -> tuple[bytes, ...]:
+        """Return the block's live keys; an aged entry is refreshed behind the caller's back.
+
+        Raises:
+            PrefectUnavailable: they were never loaded and Prefect is away.
+        """
+        if block in self._known:
+            if time.monotonic() - self._since[block] > FRESH_SECONDS:
+                self._refresh(block)
+            return self._known[block]
+        await self._refresh(block)
+        if block not in self._known:
+            raise PrefectUnavailable("The webhook secrets could not be loaded from Prefect.")
+        return self._known[block]
+
+    def _refresh(self, block: str) -> asyncio.Task[None]:
+        if block not in self._loads:
+            self._loads[block] = asyncio.create_task(self._load(block))
+        return self._loads[block]
+
+    async def _load(self, block: str) -> None:
+        try:
+            self._known[block] = await self._source(block)
+        except PrefectUnavailable as error:
+            logger.warning("secrets of block %s: %s", block, error)
+        finally:
+            self._since[block] = time.monotonic()
+            del self._loads[block]
