@@ -6,7 +6,6 @@ all else on first use, because Prefect imports this package on its own in every 
 
 from __future__ import annotations
 
-
 from .blocks import N8nCredentials
 
 __version__ = "0.1.0"
