@@ -6,7 +6,22 @@ all else on first use, because Prefect imports this package on its own in every 
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from .blocks import N8nCredentials
 
+if TYPE_CHECKING:
+    from .flows.event import WebhookEvent
+    from .flows.webhook import webhook
+
 __version__ = "0.1.0"
-__all__ = ["N8nCredentials"]
+__all__ = ["N8nCredentials", "WebhookEvent", "webhook"]
+
+_LAZY = {"WebhookEvent": ".flows.event", "webhook": ".flows.webhook"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_LAZY[name], __name__), name)

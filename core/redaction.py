@@ -8,8 +8,8 @@ from typing import Any, cast
 MASK = "********"
 
 _SECRET_NAME = re.compile(
-    r"pass(word|wd|phrase)|pass$|secret|token|api[-_]?key|authorization|cookie|signature|private[-_]?key"
-    r"|credential|card[-_]?number|cvv|iban|ssn",
+    r"pass(word|wd|phrase)|pass$|secret|token|api[-_]?key|authorization|cookie|signature"
+    r"|private[-_]?key|credential|card[-_]?number|cvv|iban|ssn",
     re.IGNORECASE,
 )
 

@@ -173,6 +173,8 @@ def scheme_of(name: str, options: dict[str, object] | None = None) -> Scheme:
         raise ConfigurationError(f"Not a signature prefix: {prefix!r}")
     if options or encoding not in ("hex", "base64") or not isinstance(required, bool):
         raise ConfigurationError(f"Signature options not understood: {sorted(options) or encoding}")
+    if required and stamp is None:
+        raise ConfigurationError("timestamp_required needs a timestamp_header.")
     return HmacScheme(
         signature_header=header,
         prefix=prefix.encode("ascii"),

@@ -48,7 +48,7 @@ CREATE POLICY launcher_select ON prefect_n8n.workflow_executions FOR SELECT TO p
 CREATE POLICY launcher_update ON prefect_n8n.workflow_executions FOR UPDATE TO prefect_n8n_launcher
   USING (finished_at IS NULL) WITH CHECK (finished_at IS NULL);
 GRANT SELECT (tenant_id, id, webhook_event_id, engine, state, flow_run_id, rescues, created_at,
-    finished_at, lease_owner, lease_expires_at),
+    started_at, finished_at, lease_owner, lease_expires_at),
   UPDATE (state, rescues, started_at, lease_owner, lease_expires_at)
   ON prefect_n8n.workflow_executions TO prefect_n8n_launcher;
 

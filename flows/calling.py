@@ -1,0 +1,52 @@
+"""Calls a user's function, async or not, so that cancelling the run stops it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import ctypes
+import inspect
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+
+class _Stop(BaseException):
+    """Raised inside a function's thread when its run is cancelled."""
+
+
+async def call(fn: Callable[..., Any], arguments: dict[str, Any]) -> Any:
+    """Await an async function; run any other in a thread of its own.
+
+    A sync function is stopped at its next line of Python when the run is cancelled: a thread
+    cannot be interrupted inside a blocking call.
+    """
+    if inspect.iscoroutinefunction(fn):
+        return await fn(**arguments)
+    return await _in_thread(fn, arguments)
+
+
+async def _in_thread(fn: Callable[..., Any], arguments: dict[str, Any]) -> Any:
+    thread_id: list[int] = []
+    context = contextvars.copy_context()
+
+    def work() -> Any:
+        thread_id.append(threading.get_ident())
+        return context.run(fn, **arguments)
+
+    pool = ThreadPoolExecutor(1, thread_name_prefix="prefect-n8n-flow")
+    done = asyncio.get_running_loop().run_in_executor(pool, work)
+    try:
+        return await asyncio.shield(done)
+    except asyncio.CancelledError:
+        if thread_id:
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                ctypes.c_ulong(thread_id[0]), ctypes.py_object(_Stop)
+            )
+        await asyncio.wait([done])
+        if not done.cancelled():
+            done.exception()
+        raise
+    finally:
+        pool.shutdown(wait=False)

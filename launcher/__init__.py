@@ -1,0 +1,1 @@
+"""From due events to flow runs: claim, launch, run, rescue. Replicas share one ledger."""

@@ -1,0 +1,133 @@
+"""The launcher's calls to Prefect: each bounded in time, each failure one exception."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import UUID
+
+import httpx
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.client.schemas.responses import SetStateStatus
+from prefect.exceptions import ObjectNotFound, PrefectException
+from prefect.states import Cancelled, Crashed, Pending, Scheduled
+from prefect.types._datetime import now
+
+from ..core.errors import PrefectUnavailable
+
+CALL_SECONDS = 15.0
+"""A call of Prefect's client may retry for a minute; the event waits better in the inbox."""
+
+
+class DeploymentMissing(Exception):
+    """A trigger names a deployment that Prefect does not know."""
+
+
+class PrefectApi:
+    """What the launcher asks of Prefect."""
+
+    def __init__(self, client: PrefectClient) -> None:
+        self._client = client
+        self._deployments: dict[str, UUID] = {}
+
+    async def deployment_id(self, name: str) -> UUID:
+        """Return the id of ``flow/deployment``.
+
+        Raises:
+            DeploymentMissing: there is none.
+            PrefectUnavailable: Prefect is away.
+        """
+        if name not in self._deployments:
+            try:
+                async with _bounded():
+                    found = await self._client.read_deployment_by_name(name)
+            except ObjectNotFound:
+                raise DeploymentMissing(f"Prefect has no deployment {name!r}.") from None
+            self._deployments[name] = found.id
+        return self._deployments[name]
+
+    async def create_run(
+        self,
+        deployment: str,
+        *,
+        parameters: dict[str, Any],
+        key: str,
+        name: str,
+        tags: Iterable[str],
+    ) -> FlowRun:
+        """Create the flow run with idempotency ``key``, or return the one that has it.
+
+        Raises:
+            DeploymentMissing: the deployment is gone.
+            PrefectUnavailable: Prefect is away.
+        """
+        id = await self.deployment_id(deployment)
+        try:
+            async with _bounded():
+                return await self._client.create_flow_run_from_deployment(
+                    id, parameters=parameters, idempotency_key=key, name=name, tags=tags
+                )
+        except ObjectNotFound:
+            del self._deployments[deployment]
+            raise DeploymentMissing(f"Prefect has no deployment {deployment!r}.") from None
+
+    async def claim(self, run: FlowRun) -> bool:
+        """Propose Pending: of many claimers exactly one is accepted, and limits apply here."""
+        async with _bounded():
+            answer = await self._client.set_flow_run_state(run.id, Pending())
+        if answer.status is not SetStateStatus.ACCEPT or answer.state is None:
+            return False
+        run.state = answer.state
+        return True
+
+    async def run_again(self, run: UUID) -> None:
+        """Put a lost run back to Scheduled; the same run is then claimed and run again."""
+        state: State[Any] = Scheduled(
+            name="AwaitingRetry", scheduled_time=now("UTC"), message="Its runner was lost."
+        )
+        async with _bounded():
+            await self._client.set_flow_run_state(run, state)
+
+    async def end_cancelled(self, run: UUID) -> None:
+        """Say that the run has been stopped."""
+        async with _bounded():
+            await self._client.set_flow_run_state(run, Cancelled(), force=True)
+
+    async def end_crashed(self, run: UUID, message: str) -> None:
+        """Say that the run will not be run again."""
+        async with _bounded():
+            await self._client.set_flow_run_state(run, Crashed(message=message), force=True)
+
+    async def read(self, runs: Sequence[UUID]) -> dict[UUID, FlowRun]:
+        """Return those of the runs (at most 200) that exist."""
+        if not runs:
+            return {}
+        wanted = FlowRunFilter(id=FlowRunFilterId(any_=list(runs)))
+        async with _bounded():
+            found = await self._client.read_flow_runs(flow_run_filter=wanted, limit=200)
+        return {run.id: run for run in found}
+
+    async def due(self, deployments: list[UUID], most: int) -> list[FlowRun]:
+        """Return scheduled runs of the deployments that are due."""
+        if not deployments or most <= 0:
+            return []
+        async with _bounded():
+            return await self._client.get_scheduled_flow_runs_for_deployments(
+                deployments, scheduled_before=now("UTC"), limit=most
+            )
+
+
+@asynccontextmanager
+async def _bounded() -> AsyncGenerator[None]:
+    try:
+        async with asyncio.timeout(CALL_SECONDS):
+            yield
+    except ObjectNotFound:
+        raise
+    except (TimeoutError, httpx.HTTPError, PrefectException, OSError, RuntimeError) as error:
+        # RuntimeError: the client says so when the server's API cannot be reached at first use.
+        raise PrefectUnavailable(f"Prefect did not answer: {type(error).__name__}") from error

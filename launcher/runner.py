@@ -1,0 +1,190 @@
+"""The resident runner: executes flow runs of loaded flows in this process, warm.
+
+A run is leased in the ledger, then claimed in Prefect, then executed, then settled. Killed
+anywhere in between, the lease runs out and the reconciler brings the same run back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, cast
+from uuid import UUID
+
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.flow_engine import run_flow
+
+from ..core.errors import LedgerUnavailable, PrefectUnavailable
+from ..core.settings import Settings
+from ..flows import inbox
+from ..flows.webhook import WebhookFlow
+from ..ledger import launches, runs
+from ..ledger.database import Database, Role
+from ..ledger.runs import Run
+from ..ledger.states import ExecutionState
+from .outcome import outcome_of
+from .prefect_api import PrefectApi
+from .threads import LoopThreads
+
+logger = logging.getLogger("prefect_n8n.launcher")
+
+
+@dataclass(slots=True)
+class _Held:
+    future: Future[State[Any]] | None = None
+    cancelled: bool = False
+    lost: bool = False
+
+
+class Runner:
+    """Executes runs of the deployments in ``flows`` (by deployment id)."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        prefect: PrefectApi,
+        flows: Mapping[UUID, WebhookFlow],
+        owner: str,
+        settings: Settings,
+        on_free: Callable[[], None],
+    ) -> None:
+        self.flows = flows
+        self._database = database
+        self._prefect = prefect
+        self._owner = owner
+        self._settings = settings
+        self._on_free = on_free
+        self._threads = LoopThreads(settings.runner_threads)
+        self._held: dict[UUID, _Held] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def free(self) -> int:
+        """How many more runs may be started."""
+        return self._settings.runner_slots - len(self._held)
+
+    @property
+    def held(self) -> set[UUID]:
+        """The flow runs that are being executed here."""
+        return set(self._held)
+
+    def start(self, flow_run: FlowRun) -> None:
+        """Execute the run in the background, if it is ours to run, known, and a slot is free."""
+        if flow_run.id in self._held or self.free <= 0 or flow_run.deployment_id not in self.flows:
+            return
+        self._held[flow_run.id] = _Held()
+        task = asyncio.create_task(self._guarded(flow_run))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def cancel(self, flow_run: UUID, *, lost: bool = False) -> None:
+        """Stop a run; ``lost``: another launcher has it now, so say nothing about it."""
+        held = self._held.get(flow_run)
+        if held is not None and held.future is not None:
+            held.cancelled, held.lost = not lost, lost
+            held.future.cancel()
+
+    async def drain(self, seconds: float) -> None:
+        """Wait for the runs at hand; leave what is not done by then to be rescued at once."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=seconds)
+        if self._held:
+            logger.warning("%d flow runs go on elsewhere", len(self._held))
+            await self._expire(None)
+
+    def stop(self) -> None:
+        """End the threads."""
+        self._threads.stop()
+
+    async def _guarded(self, flow_run: FlowRun) -> None:
+        try:
+            await self._run(flow_run)
+        except (PrefectUnavailable, LedgerUnavailable) as error:
+            logger.warning("flow run %s: %s", flow_run.id, error)
+            await self._expire(flow_run.id)
+        except Exception:
+            logger.exception("flow run %s could not be executed", flow_run.id)
+            await self._expire(flow_run.id)
+        finally:
+            del self._held[flow_run.id]
+            self._on_free()
+
+    async def _run(self, flow_run: FlowRun) -> None:
+        run = await self.lease(flow_run.id)
+        if run is None:
+            return
+        if not await self.claim(flow_run):
+            await self._release(flow_run.id)
+            return
+        state = await self.execute(flow_run, run)
+        await self.settle(run, state)
+
+    async def lease(self, flow_run: UUID) -> Run | None:
+        """Take the run's lease in the ledger; None where it is not known, ended, or another's."""
+        async with self._database.transaction(None, role=Role.LAUNCHER) as connection:
+            return await runs.take(
+                connection, flow_run, owner=self._owner, lease=self._settings.lease_seconds
+            )
+
+    async def claim(self, flow_run: FlowRun) -> bool:
+        """Claim the run in Prefect."""
+        return await self._prefect.claim(flow_run)
+
+    async def execute(self, flow_run: FlowRun, run: Run) -> State[Any] | None:
+        """Run the flow in one of the threads; None where the run was cancelled or lost."""
+        assert flow_run.deployment_id is not None
+        flow = self.flows[flow_run.deployment_id]
+        held = self._held[flow_run.id]
+        held.future = self._threads.submit(lambda: _execute(flow, flow_run, run.tenant_id))
+        try:
+            return await asyncio.wrap_future(held.future)
+        except asyncio.CancelledError:
+            if not (held.cancelled or held.lost):
+                raise
+            return None
+
+    async def settle(self, run: Run, state: State[Any] | None) -> None:
+        """Store the run's end in the ledger; a run that has not ended is given back."""
+        held = self._held[run.flow_run_id]
+        if held.lost:
+            return
+        if held.cancelled:
+            await self._prefect.end_cancelled(run.flow_run_id)
+            end = (ExecutionState.CANCELLED, "Cancelled in Prefect.")
+        else:
+            end = outcome_of(state)
+        if end is None:
+            await self._release(run.flow_run_id)
+            return
+        await finish(self._database, run, end, actor=f"launcher {self._owner}")
+
+    async def _release(self, flow_run: UUID) -> None:
+        async with self._database.transaction(None, role=Role.LAUNCHER) as connection:
+            await runs.release(connection, flow_run, owner=self._owner)
+
+    async def _expire(self, flow_run: UUID | None) -> None:
+        try:
+            async with self._database.transaction(None, role=Role.LAUNCHER) as connection:
+                await runs.expire(connection, owner=self._owner, run=flow_run)
+        except LedgerUnavailable:
+            logger.warning("leases are left to run out: the ledger is away")
+
+
+async def finish(
+    database: Database, run: Run, end: tuple[ExecutionState, str | None], *, actor: str
+) -> bool:
+    """End the run's execution in its tenant; False if it had ended already."""
+    async with database.transaction(run.tenant_id) as connection:
+        return await launches.finish(
+            connection, run.tenant_id, run.id, end[0], error=end[1], actor=actor
+        )
+
+
+async def _execute(flow: WebhookFlow, flow_run: FlowRun, tenant: UUID) -> State[Any]:
+    inbox.tenant.set(tenant)
+    run = run_flow(flow, flow_run=flow_run, parameters=flow_run.parameters, return_type="state")
+    return await cast(Awaitable[State[Any]], run)
