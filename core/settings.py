@@ -77,6 +77,12 @@ class Settings(BaseSettings):
     poll_seconds: float = Field(
         default=1.0, gt=0, description="How often the launcher looks without being woken."
     )
+    prefect_poll_seconds: float = Field(
+        default=5.0, gt=0, description="How often Prefect is asked for runs that are due."
+    )
+    drain_seconds: float = Field(
+        default=10.0, ge=0, description="How long runs may take to end when the launcher stops."
+    )
     reconcile_seconds: float = Field(
         default=30.0, gt=0, description="How often runs are compared with Prefect."
     )

@@ -27,6 +27,7 @@ from .prefect_api import DeploymentMissing, PrefectApi
 
 logger = logging.getLogger("prefect_n8n.launcher")
 
+KEY_PREFIX = "n8n"
 RETRY_SECONDS = 5.0
 MAX_NAME = 200
 
@@ -78,7 +79,7 @@ class Launching:
             await self._snooze(event)
             raise
         except DeploymentMissing as error:
-            await self._retry(event, str(error))
+            await self.retry(event, str(error))
 
     async def plan(self, event: Claimed) -> Plan | None:
         """Decide the event's executions; None where nothing is to be launched."""
@@ -147,7 +148,8 @@ class Launching:
         async with self._database.transaction(event.tenant_id) as connection:
             await claims.snooze(connection, event, owner=self._owner, delay=1.0)
 
-    async def _retry(self, event: Claimed, error: str) -> None:
+    async def retry(self, event: Claimed, error: str) -> None:
+        """Give the event back with an error, due again later; its claim counts."""
         delay = RETRY_SECONDS * 2 ** (event.claims - 1)
         logger.warning("event %s is tried again in %.0f s: %s", event.id, delay, error)
         async with self._database.transaction(event.tenant_id) as connection:
@@ -162,6 +164,6 @@ def matches(trigger: Trigger, type: str) -> bool:
 def idempotency_key(tenant: UUID, event: dict[str, Any], execution: Execution) -> str:
     """Prefect's key is unique per flow, so it names the trigger; a redrive is a new run."""
     return (
-        f"n8n:{tenant}:{event['endpoint_id']}:{event['row_id']}"
+        f"{KEY_PREFIX}:{tenant}:{event['endpoint_id']}:{event['row_id']}"
         f":{execution.trigger_id}:{execution.redrive}"
     )

@@ -14,7 +14,7 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.client.schemas.responses import SetStateStatus
 from prefect.exceptions import ObjectNotFound, PrefectException
-from prefect.states import Cancelled, Crashed, Pending, Scheduled
+from prefect.states import Cancelled, Crashed, Failed, Pending, Scheduled
 from prefect.types._datetime import now
 
 from ..core.errors import PrefectUnavailable
@@ -43,7 +43,7 @@ class PrefectApi:
         """
         if name not in self._deployments:
             try:
-                async with _bounded():
+                async with bounded():
                     found = await self._client.read_deployment_by_name(name)
             except ObjectNotFound:
                 raise DeploymentMissing(f"Prefect has no deployment {name!r}.") from None
@@ -67,7 +67,7 @@ class PrefectApi:
         """
         id = await self.deployment_id(deployment)
         try:
-            async with _bounded():
+            async with bounded():
                 return await self._client.create_flow_run_from_deployment(
                     id, parameters=parameters, idempotency_key=key, name=name, tags=tags
                 )
@@ -77,7 +77,7 @@ class PrefectApi:
 
     async def claim(self, run: FlowRun) -> bool:
         """Propose Pending: of many claimers exactly one is accepted, and limits apply here."""
-        async with _bounded():
+        async with bounded():
             answer = await self._client.set_flow_run_state(run.id, Pending())
         if answer.status is not SetStateStatus.ACCEPT or answer.state is None:
             return False
@@ -89,17 +89,22 @@ class PrefectApi:
         state: State[Any] = Scheduled(
             name="AwaitingRetry", scheduled_time=now("UTC"), message="Its runner was lost."
         )
-        async with _bounded():
+        async with bounded():
             await self._client.set_flow_run_state(run, state)
 
     async def end_cancelled(self, run: UUID) -> None:
         """Say that the run has been stopped."""
-        async with _bounded():
+        async with bounded():
             await self._client.set_flow_run_state(run, Cancelled(), force=True)
+
+    async def end_failed(self, run: UUID, message: str) -> None:
+        """Say that the run cannot be run."""
+        async with bounded():
+            await self._client.set_flow_run_state(run, Failed(message=message), force=True)
 
     async def end_crashed(self, run: UUID, message: str) -> None:
         """Say that the run will not be run again."""
-        async with _bounded():
+        async with bounded():
             await self._client.set_flow_run_state(run, Crashed(message=message), force=True)
 
     async def read(self, runs: Sequence[UUID]) -> dict[UUID, FlowRun]:
@@ -107,7 +112,7 @@ class PrefectApi:
         if not runs:
             return {}
         wanted = FlowRunFilter(id=FlowRunFilterId(any_=list(runs)))
-        async with _bounded():
+        async with bounded():
             found = await self._client.read_flow_runs(flow_run_filter=wanted, limit=200)
         return {run.id: run for run in found}
 
@@ -115,14 +120,20 @@ class PrefectApi:
         """Return scheduled runs of the deployments that are due."""
         if not deployments or most <= 0:
             return []
-        async with _bounded():
+        async with bounded():
             return await self._client.get_scheduled_flow_runs_for_deployments(
                 deployments, scheduled_before=now("UTC"), limit=most
             )
 
 
 @asynccontextmanager
-async def _bounded() -> AsyncGenerator[None]:
+async def bounded() -> AsyncGenerator[None]:
+    """Bound the calls inside in time.
+
+    Raises:
+        PrefectUnavailable: Prefect is away, slow, or refused.
+        ObjectNotFound: as Prefect's client raises it.
+    """
     try:
         async with asyncio.timeout(CALL_SECONDS):
             yield

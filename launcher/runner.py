@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, cast
 from uuid import UUID
@@ -25,18 +24,25 @@ from ..ledger import launches, runs
 from ..ledger.database import Database, Role
 from ..ledger.runs import Run
 from ..ledger.states import ExecutionState
+from .hooks import run_cancellation_hooks
+from .manual import Manual
 from .outcome import outcome_of
 from .prefect_api import PrefectApi
-from .threads import LoopThreads
+from .threads import LoopThreads, Work
 
 logger = logging.getLogger("prefect_n8n.launcher")
 
 
 @dataclass(slots=True)
 class _Held:
-    future: Future[State[Any]] | None = None
+    work: Work[State[Any]] | None = None
+    leased: bool = False
     cancelled: bool = False
     lost: bool = False
+
+    def stop(self) -> None:
+        if self.work is not None:
+            self.work.cancel()
 
 
 class Runner:
@@ -53,12 +59,15 @@ class Runner:
         on_free: Callable[[], None],
     ) -> None:
         self.flows = flows
+        self.turned_away = False
+        """Whether a run had to wait in Prefect because every slot was taken."""
         self._database = database
         self._prefect = prefect
         self._owner = owner
         self._settings = settings
         self._on_free = on_free
-        self._threads = LoopThreads(settings.runner_threads)
+        self._manual = Manual(database, prefect, settings.tenant_id)
+        self._threads = LoopThreads(settings.runner_threads if flows else 0)
         self._held: dict[UUID, _Held] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -68,13 +77,22 @@ class Runner:
         return self._settings.runner_slots - len(self._held)
 
     @property
-    def held(self) -> set[UUID]:
-        """The flow runs that are being executed here."""
-        return set(self._held)
+    def deployments(self) -> list[str]:
+        """The names of the deployments whose runs are executed here."""
+        return [flow.deployment for flow in self.flows.values()]
+
+    @property
+    def leased(self) -> set[UUID]:
+        """The flow runs that are leased here."""
+        return {id for id, held in self._held.items() if held.leased}
 
     def start(self, flow_run: FlowRun) -> None:
-        """Execute the run in the background, if it is ours to run, known, and a slot is free."""
-        if flow_run.id in self._held or self.free <= 0 or flow_run.deployment_id not in self.flows:
+        """Execute the run in the background, if it is ours to run, due, and a slot is free."""
+        due = flow_run.state is not None and flow_run.state.is_scheduled()
+        if flow_run.deployment_id not in self.flows or flow_run.id in self._held or not due:
+            return
+        if self.free <= 0:
+            self.turned_away = True
             return
         self._held[flow_run.id] = _Held()
         task = asyncio.create_task(self._guarded(flow_run))
@@ -84,16 +102,18 @@ class Runner:
     def cancel(self, flow_run: UUID, *, lost: bool = False) -> None:
         """Stop a run; ``lost``: another launcher has it now, so say nothing about it."""
         held = self._held.get(flow_run)
-        if held is not None and held.future is not None:
-            held.cancelled, held.lost = not lost, lost
-            held.future.cancel()
+        if held is not None:
+            held.cancelled = held.cancelled or not lost
+            held.lost = held.lost or lost
+            held.stop()
 
     async def drain(self, seconds: float) -> None:
         """Wait for the runs at hand; leave what is not done by then to be rescued at once."""
         if self._tasks:
+            logger.info("waiting up to %.0f s for %d flow runs to end", seconds, len(self._tasks))
             await asyncio.wait(self._tasks, timeout=seconds)
         if self._held:
-            logger.warning("%d flow runs go on elsewhere", len(self._held))
+            logger.warning("%d flow runs go on elsewhere, or at the next start", len(self._held))
             await self._expire(None)
 
     def stop(self) -> None:
@@ -115,20 +135,24 @@ class Runner:
 
     async def _run(self, flow_run: FlowRun) -> None:
         run = await self.lease(flow_run.id)
+        flow = self.flows[cast(UUID, flow_run.deployment_id)]
+        if run is None and await self._manual.admit(flow_run, flow.deployment):
+            run = await self.lease(flow_run.id)
         if run is None:
             return
         if not await self.claim(flow_run):
             await self._release(flow_run.id)
             return
-        state = await self.execute(flow_run, run)
-        await self.settle(run, state)
+        await self.settle(flow_run, run, await self.execute(flow_run, run))
 
     async def lease(self, flow_run: UUID) -> Run | None:
         """Take the run's lease in the ledger; None where it is not known, ended, or another's."""
         async with self._database.transaction(None, role=Role.LAUNCHER) as connection:
-            return await runs.take(
+            run = await runs.take(
                 connection, flow_run, owner=self._owner, lease=self._settings.lease_seconds
             )
+        self._held[flow_run].leased = run is not None
+        return run
 
     async def claim(self, flow_run: FlowRun) -> bool:
         """Claim the run in Prefect."""
@@ -136,27 +160,27 @@ class Runner:
 
     async def execute(self, flow_run: FlowRun, run: Run) -> State[Any] | None:
         """Run the flow in one of the threads; None where the run was cancelled or lost."""
-        assert flow_run.deployment_id is not None
-        flow = self.flows[flow_run.deployment_id]
         held = self._held[flow_run.id]
-        held.future = self._threads.submit(lambda: _execute(flow, flow_run, run.tenant_id))
-        try:
-            return await asyncio.wrap_future(held.future)
-        except asyncio.CancelledError:
-            if not (held.cancelled or held.lost):
-                raise
-            return None
 
-    async def settle(self, run: Run, state: State[Any] | None) -> None:
+        def on_start(work: Work[State[Any]]) -> None:
+            held.work = work
+            if held.cancelled or held.lost:
+                work.cancel()
+
+        flow = self.flows[cast(UUID, flow_run.deployment_id)]
+        return await self._threads.run(lambda: _execute(flow, flow_run, run.tenant_id), on_start)
+
+    async def settle(self, flow_run: FlowRun, run: Run, state: State[Any] | None) -> None:
         """Store the run's end in the ledger; a run that has not ended is given back."""
         held = self._held[run.flow_run_id]
+        end = outcome_of(state)
         if held.lost:
             return
-        if held.cancelled:
+        if held.cancelled and (end is None or end[0] is not ExecutionState.COMPLETED):
+            flow = self.flows[cast(UUID, flow_run.deployment_id)]
+            await run_cancellation_hooks(flow, flow_run)
             await self._prefect.end_cancelled(run.flow_run_id)
             end = (ExecutionState.CANCELLED, "Cancelled in Prefect.")
-        else:
-            end = outcome_of(state)
         if end is None:
             await self._release(run.flow_run_id)
             return

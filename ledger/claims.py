@@ -7,6 +7,7 @@ its lease changes nothing.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -43,7 +44,7 @@ _CLAIM_LOST = text(f"""
 """)  # noqa: S608 - constants only
 
 # claim_due: due events, oldest first (index ix_webhook_events_due). A paused endpoint holds its
-# own.
+# own, and so does one that starts a deployment which has no room now.
 _CLAIM_DUE = text(f"""
     WITH found AS (
         SELECT tenant_id, id FROM prefect_n8n.webhook_events d
@@ -51,6 +52,9 @@ _CLAIM_DUE = text(f"""
           AND NOT EXISTS (SELECT FROM prefect_n8n.webhook_endpoints p
                           WHERE p.tenant_id = d.tenant_id AND p.id = d.endpoint_id
                             AND p.state = 'paused')
+          AND NOT EXISTS (SELECT FROM prefect_n8n.workflow_triggers t
+                          WHERE t.tenant_id = d.tenant_id AND t.endpoint_id = d.endpoint_id
+                            AND t.state = 'on' AND t.deployment = ANY(CAST(:held AS text[])))
         ORDER BY scheduled_at LIMIT :most FOR UPDATE OF d SKIP LOCKED)
     {_TAKE}
 """)  # noqa: S608 - constants only
@@ -80,21 +84,31 @@ _RENEW = text("""
 
 
 async def claim(
-    connection: AsyncConnection, *, owner: str, lease: float, most: int
+    connection: AsyncConnection,
+    *,
+    owner: str,
+    lease: float,
+    most: int,
+    held: Sequence[str] = (),
 ) -> list[Claimed]:
     """Claim up to ``most`` events for ``owner`` for ``lease`` seconds: lost ones first, then due
-    ones."""
-    values = {"owner": owner, "lease": lease, "most": most}
-    rows = list(await connection.execute(_CLAIM_LOST, values))
+    ones. Events of endpoints that start a deployment in ``held`` stay in the inbox."""
+    values = {"owner": owner, "lease": lease}
+    rows = list(await connection.execute(_CLAIM_LOST, values | {"most": most}))
     if len(rows) < most:
-        values["most"] = most - len(rows)
-        rows += list(await connection.execute(_CLAIM_DUE, values))
+        due = {"most": most - len(rows), "held": list(held)}
+        rows += list(await connection.execute(_CLAIM_DUE, values | due))
     return [Claimed(row.tenant_id, row.id, row.claims) for row in rows]
 
 
 async def renew(connection: AsyncConnection, *, owner: str, lease: float) -> None:
     """Extend all event leases of ``owner``."""
     await connection.execute(_RENEW, {"owner": owner, "lease": lease})
+
+
+async def expire(connection: AsyncConnection, *, owner: str) -> None:
+    """End all event leases of ``owner``, so that another launcher takes the events at once."""
+    await connection.execute(_RENEW, {"owner": owner, "lease": 0})
 
 
 async def snooze(connection: AsyncConnection, event: Claimed, *, owner: str, delay: float) -> None:

@@ -51,6 +51,16 @@ class TriggerSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Offer:
+    """An inbound endpoint and what its triggers that are on take and start."""
+
+    slug: str
+    scheme: str
+    types: list[str]
+    deployments: list[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Token:
     """A verified bearer token."""
 
@@ -71,6 +81,17 @@ _ENDPOINT = """
 """
 _BY_SLUG = text(_ENDPOINT + " AND slug = :slug")
 _BY_ID = text(_ENDPOINT + " AND id = :id")
+_OFFERS = text("""
+    SELECT e.slug, e.scheme,
+           ARRAY(SELECT DISTINCT unnest(t.types) FROM prefect_n8n.workflow_triggers t
+                 WHERE t.tenant_id = e.tenant_id AND t.endpoint_id = e.id AND t.state = 'on'
+                 ORDER BY 1) AS types,
+           ARRAY(SELECT DISTINCT t.deployment FROM prefect_n8n.workflow_triggers t
+                 WHERE t.tenant_id = e.tenant_id AND t.endpoint_id = e.id AND t.state = 'on'
+                 ORDER BY 1) AS deployments
+    FROM prefect_n8n.webhook_endpoints e
+    WHERE e.direction = 'inbound' AND e.tenant_id = :tenant ORDER BY e.slug
+""")
 _RESOLVE_ENDPOINT = text("SELECT * FROM prefect_n8n.resolve_endpoint(:hash)")
 _RESOLVE_TOKEN = text("SELECT * FROM prefect_n8n.resolve_token(:hash)")
 
@@ -92,10 +113,16 @@ _ENSURE_TRIGGER = text("""
     VALUES (:tenant, :id, :endpoint, :name, :types, :deployment, CAST(:parameters AS jsonb))
     ON CONFLICT (tenant_id, endpoint_id, name) DO UPDATE
     SET types = excluded.types, deployment = excluded.deployment,
-        parameters = excluded.parameters, updated_at = now()
-    WHERE (t.types, t.deployment, t.parameters)
+        parameters = excluded.parameters, updated_at = now(),
+        state = CASE t.state WHEN 'retired' THEN 'on' ELSE t.state END
+    WHERE t.state = 'retired' OR (t.types, t.deployment, t.parameters)
           IS DISTINCT FROM (excluded.types, excluded.deployment, excluded.parameters)
     RETURNING id
+""")
+_RETIRE = text("""
+    UPDATE prefect_n8n.workflow_triggers SET state = 'retired', updated_at = now()
+    WHERE tenant_id = :tenant AND deployment = ANY(CAST(:deployments AS text[])) AND state = 'on'
+    RETURNING name
 """)
 _ADD_TOKEN = text("""
     INSERT INTO prefect_n8n.api_tokens (tenant_id, id, name, token_hash, scopes)
@@ -116,6 +143,12 @@ async def endpoint_by_id(connection: AsyncConnection, tenant: UUID, id: UUID) ->
     """Return the inbound endpoint with that id in the transaction's tenant."""
     row = (await connection.execute(_BY_ID, {"tenant": tenant, "id": id})).mappings().one_or_none()
     return None if row is None else Endpoint(**row)
+
+
+async def offers(connection: AsyncConnection, tenant: UUID) -> list[Offer]:
+    """Return the transaction's tenant's inbound endpoints in the order of their slugs."""
+    rows = await connection.execute(_OFFERS, {"tenant": tenant})
+    return [Offer(**row) for row in rows.mappings()]
 
 
 async def resolve_endpoint(connection: AsyncConnection, token: str) -> tuple[UUID, UUID] | None:
@@ -173,6 +206,19 @@ async def ensure_trigger(
             subject=f"trigger/{spec.name}",
             after=asdict(spec),
         )
+
+
+async def retire_triggers(
+    connection: AsyncConnection, tenant: UUID, deployments: Sequence[str], *, actor: str
+) -> list[str]:
+    """Retire the triggers that start ``deployments``; return their names."""
+    done = await connection.execute(_RETIRE, {"tenant": tenant, "deployments": list(deployments)})
+    names = [row.name for row in done]
+    for name in names:
+        await audit.record(
+            connection, tenant, actor=actor, action="trigger.retired", subject=f"trigger/{name}"
+        )
+    return names
 
 
 async def save_token(

@@ -27,15 +27,18 @@ class Run:
 
 _COLUMNS = "tenant_id, id, flow_run_id, state, lease_owner IS NOT NULL AS leased, rescues"
 
-# take: one runner wins; a live lease of another is respected.
-_TAKE = text(f"""
+_SET_LEASE = """
     UPDATE prefect_n8n.workflow_executions
     SET state = 'running', started_at = coalesce(started_at, now()), lease_owner = :owner,
         lease_expires_at = now() + make_interval(secs => :lease)
     WHERE flow_run_id = :run AND finished_at IS NULL
-      AND (lease_owner IS NULL OR lease_expires_at < now())
-    RETURNING {_COLUMNS}
-""")  # noqa: S608 - constants only
+"""
+# take: one runner wins. A lost lease is not for the taking: its run may have ended in Prefect.
+_TAKE = text(f"{_SET_LEASE} AND lease_owner IS NULL RETURNING {_COLUMNS}")
+# take_over: one reconciler wins a lost lease.
+_TAKE_OVER = text(
+    f"{_SET_LEASE} AND lease_owner IS NOT NULL AND lease_expires_at < now() RETURNING {_COLUMNS}"
+)
 _RENEW = text("""
     UPDATE prefect_n8n.workflow_executions
     SET lease_expires_at = now() + make_interval(secs => :lease)
@@ -52,14 +55,16 @@ _EXPIRE = text("""
     WHERE lease_owner = :owner AND finished_at IS NULL
       AND (CAST(:run AS uuid) IS NULL OR flow_run_id = :run)
 """)
-# open_runs: lost leases, and unleased runs that someone else may have ended.
+# open_runs: lost leases, and unleased runs that someone else may have ended (index
+# ix_workflow_executions_run).
 _OPEN = text(f"""
     SELECT {_COLUMNS} FROM prefect_n8n.workflow_executions
     WHERE finished_at IS NULL AND flow_run_id IS NOT NULL
       AND (lease_owner IS NULL OR lease_expires_at < now())
-    ORDER BY created_at LIMIT :most OFFSET :skip
+      AND (CAST(:after AS uuid) IS NULL OR flow_run_id > :after)
+    ORDER BY flow_run_id LIMIT :most
 """)  # noqa: S608 - constants only
-# rescue: by the launcher that took the lost lease over.
+# rescue: by the launcher that took the lost lease over, once Prefect has the run Scheduled again.
 _RESCUE = text("""
     UPDATE prefect_n8n.workflow_executions
     SET state = 'launched', rescues = rescues + 1, lease_owner = NULL, lease_expires_at = NULL
@@ -68,10 +73,16 @@ _RESCUE = text("""
 
 
 async def take(connection: AsyncConnection, run: UUID, *, owner: str, lease: float) -> Run | None:
-    """Lease the flow run's execution, or None: not ours, ended, or another's."""
+    """Lease the flow run's execution, or None: not ours, ended, or under a lease."""
     values = {"run": run, "owner": owner, "lease": lease}
     row = (await connection.execute(_TAKE, values)).mappings().one_or_none()
     return None if row is None else Run(**row)
+
+
+async def take_over(connection: AsyncConnection, run: UUID, *, owner: str, lease: float) -> bool:
+    """Lease an execution whose lease ran out; False if another was quicker."""
+    values = {"run": run, "owner": owner, "lease": lease}
+    return (await connection.execute(_TAKE_OVER, values)).rowcount > 0
 
 
 async def renew(connection: AsyncConnection, *, owner: str, lease: float) -> set[UUID]:
@@ -90,9 +101,11 @@ async def expire(connection: AsyncConnection, *, owner: str, run: UUID | None = 
     await connection.execute(_EXPIRE, {"owner": owner, "run": run})
 
 
-async def open_runs(connection: AsyncConnection, *, most: int, skip: int) -> Sequence[Run]:
-    """Return runs that no live runner of ours holds."""
-    rows = await connection.execute(_OPEN, {"most": most, "skip": skip})
+async def open_runs(
+    connection: AsyncConnection, *, most: int, after: UUID | None = None
+) -> Sequence[Run]:
+    """Return runs that no live runner of ours holds, in the order of their flow run's id."""
+    rows = await connection.execute(_OPEN, {"most": most, "after": after})
     return [Run(**row) for row in rows.mappings()]
 
 

@@ -185,7 +185,8 @@ class TriggerRow(LedgerTable, table=True):
             ["tenant_id", "endpoint_id"],
             [f"{SCHEMA}.webhook_endpoints.tenant_id", f"{SCHEMA}.webhook_endpoints.id"],
         ),
-        _one_of("state", ("on", "paused")),
+        # retired: made from a file that no longer has it; comes back with it.
+        _one_of("state", ("on", "paused", "retired")),
         CheckConstraint("cardinality(types) > 0", name="has_types"),
         CheckConstraint("deployment ~ '^[^/]+/[^/]+$'", name="deployment_is_flow_slash_name"),
     )
@@ -232,13 +233,12 @@ class ExecutionRow(LedgerTable, table=True):
             "state IN ('pending', 'dead') OR flow_run_id IS NOT NULL OR engine = 'n8n'",
             name="launched_has_run",
         ),
-        # open_executions: what the reconciler compares with Prefect, over all tenants.
+        # take, renew, open_runs: open executions by flow run, before their tenant is known.
         Index(
-            "ix_workflow_executions_open",
-            "created_at",
+            "ix_workflow_executions_run",
+            "flow_run_id",
             postgresql_where=text("finished_at IS NULL"),
         ),
-        # load_event: the event of a flow run.
         Index("ix_workflow_executions_listing", "tenant_id", "created_at", "id"),
     )
 

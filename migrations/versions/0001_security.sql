@@ -56,6 +56,11 @@ CREATE POLICY launcher_select ON prefect_n8n.webhook_endpoints FOR SELECT TO pre
   USING (true);
 GRANT SELECT (tenant_id, id, state) ON prefect_n8n.webhook_endpoints TO prefect_n8n_launcher;
 
+CREATE POLICY launcher_select ON prefect_n8n.workflow_triggers FOR SELECT TO prefect_n8n_launcher
+  USING (true);
+GRANT SELECT (tenant_id, endpoint_id, state, deployment) ON prefect_n8n.workflow_triggers
+  TO prefect_n8n_launcher;
+
 -- A public path or a bearer token is looked up before any tenant is known. The functions' owner
 -- can read these columns of these two tables and nothing else.
 CREATE POLICY resolver_select ON prefect_n8n.webhook_endpoints FOR SELECT TO prefect_n8n_resolver

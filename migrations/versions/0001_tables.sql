@@ -86,7 +86,7 @@ CREATE TABLE prefect_n8n.workflow_triggers (
   CONSTRAINT uq_workflow_triggers_tenant_id_endpoint_id_name UNIQUE (tenant_id, endpoint_id, name),
   CONSTRAINT fk_workflow_triggers_webhook_endpoints FOREIGN KEY (tenant_id, endpoint_id)
     REFERENCES prefect_n8n.webhook_endpoints (tenant_id, id),
-  CONSTRAINT ck_workflow_triggers_state CHECK (state IN ('on', 'paused')),
+  CONSTRAINT ck_workflow_triggers_state CHECK (state IN ('on', 'paused', 'retired')),
   CONSTRAINT ck_workflow_triggers_has_types CHECK (cardinality(types) > 0),
   CONSTRAINT ck_workflow_triggers_deployment_is_flow_slash_name CHECK (deployment ~ '^[^/]+/[^/]+$')
 );
@@ -126,7 +126,7 @@ CREATE TABLE prefect_n8n.workflow_executions (
 
 CREATE INDEX ix_workflow_executions_listing ON prefect_n8n.workflow_executions (tenant_id, created_at, id);
 
-CREATE INDEX ix_workflow_executions_open ON prefect_n8n.workflow_executions (created_at)
+CREATE INDEX ix_workflow_executions_run ON prefect_n8n.workflow_executions (flow_run_id)
   WHERE finished_at IS NULL;
 
 CREATE TABLE prefect_n8n.data_sync_configs (

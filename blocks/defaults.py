@@ -1,0 +1,60 @@
+"""The block of the default endpoint, filled from the environment on first start."""
+
+from __future__ import annotations
+
+from prefect.client.orchestration import PrefectClient
+
+from ..core.settings import Settings
+from ..core.signing import new_secret
+from .credentials import N8nCredentials
+
+DEFAULT_BLOCK = "default"
+
+
+async def ensure_default_credentials(
+    client: PrefectClient, settings: Settings
+) -> tuple[N8nCredentials, bool]:
+    """Return block ``n8n-credentials/default``, made from ``N8N_*`` where it is missing.
+
+    Without ``N8N_WEBHOOK_SECRET`` a secret is generated: printable text, because n8n's Crypto node
+    keys with UTF-8. An existing block is left as it is: operators edit it in the Prefect UI. The
+    flag says whether the block was made now.
+    """
+    await N8nCredentials.aregister_type_and_schema(client=client)
+    known = await _load(client)
+    if known is not None:
+        return known, False
+    made = credentials_from(settings)
+    try:
+        await made.asave(DEFAULT_BLOCK, client=client)
+    except ValueError:
+        # Another process made it meanwhile.
+        known = await _load(client)
+        if known is None:
+            raise
+        return known, False
+    return made, True
+
+
+def credentials_from(settings: Settings) -> N8nCredentials:
+    """Build the credentials that the environment describes."""
+    given = settings.n8n_webhook_secret
+    texts = given.get_secret_value().split(",") if given else [new_secret()]
+    values = {
+        "base_url": settings.n8n_base_url,
+        "api_key": settings.n8n_api_key,
+        "webhook_url": settings.n8n_webhook_url,
+        "webhook_secrets": [text.strip() for text in texts if text.strip()],
+    }
+    credentials = N8nCredentials.model_validate(
+        {name: value for name, value in values.items() if value is not None}
+    )
+    credentials.keys()
+    return credentials
+
+
+async def _load(client: PrefectClient) -> N8nCredentials | None:
+    try:
+        return await N8nCredentials.aload(DEFAULT_BLOCK, client=client)
+    except ValueError:
+        return None

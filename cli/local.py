@@ -1,0 +1,63 @@
+"""What a running ``up`` tells the other commands started in the same folder: its addresses."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..core.errors import ConfigurationError
+from ..core.settings import settings
+
+_FILE = "up.json"
+
+
+def publish(folder: Path, env: dict[str, str]) -> None:
+    """Write the environment that other commands need; it has no secret."""
+    file = folder / _FILE
+    new = file.with_suffix(".new")
+    new.write_text(json.dumps(env, indent=2) + "\n")
+    new.rename(file)
+
+
+def withdraw(folder: Path) -> None:
+    """Remove what was published."""
+    (folder / _FILE).unlink(missing_ok=True)
+
+
+def adopt() -> None:
+    """Take over the addresses of a running ``up`` that the environment does not give itself."""
+    try:
+        known: dict[str, str] = json.loads((settings().data_dir / _FILE).read_text())
+    except (OSError, ValueError):
+        return
+    for name, value in known.items():
+        os.environ.setdefault(name, value)
+    settings.cache_clear()
+
+
+@contextmanager
+def exclusive(folder: Path) -> Generator[None]:
+    """Hold the data folder for one ``up`` alone.
+
+    Raises:
+        ConfigurationError: another one holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise ConfigurationError(
+                f"Another `prefect-n8n up` (process {file.read().strip()}) uses {folder}: stop it,"
+                " or give this one a folder of its own with --data-dir."
+            ) from None
+        file.seek(0)
+        file.truncate()
+        file.write(str(os.getpid()))
+        file.flush()
+        yield

@@ -1,0 +1,60 @@
+"""Signed test events: sent by ``send-test``, shown as a curl command by ``up``."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+from typing import Any
+from uuid import uuid4
+
+import httpx
+
+from ..core.errors import ConfigurationError
+from ..core.settings import Settings
+from ..core.signing import scheme_of, sign
+
+PATH = "/api/webhooks/n8n/"
+
+
+def receiver_url(settings: Settings) -> str:
+    """Return the receiver's address as this machine reaches it."""
+    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104
+    return (settings.public_url or f"http://{host}:{settings.port}").rstrip("/")
+
+
+def test_event(type: str, fields: dict[str, Any]) -> tuple[str, bytes]:
+    """Return the id and the body of a test event."""
+    id = f"test-{uuid4().hex[:12]}"
+    body = {"id": id, "type": type} | fields
+    return str(body["id"]), json.dumps(body, ensure_ascii=False).encode()
+
+
+def signed_headers(scheme: str, key: bytes, id: str, body: bytes) -> dict[str, str]:
+    """Return the headers that sign ``body`` now; they hold for five minutes."""
+    pairs = sign(scheme_of(scheme), key, body, event_id=id, timestamp=int(time.time()))
+    signed = {name.decode(): value.decode() for name, value in pairs}
+    return {"content-type": "application/json"} | signed
+
+
+def curl(url: str, headers: dict[str, str], body: bytes) -> str:
+    """Return a curl command for a POSIX shell."""
+    parts = ["curl", "-i", url]
+    for name, value in headers.items():
+        parts += ["-H", f"{name}: {value}"]
+    return shlex.join([*parts, "--data-binary", body.decode()])
+
+
+def send(url: str, headers: dict[str, str], body: bytes) -> httpx.Response:
+    """Post the event.
+
+    Raises:
+        ConfigurationError: there is no receiver.
+    """
+    try:
+        return httpx.post(url, content=body, headers=headers, timeout=15, trust_env=False)
+    except httpx.TransportError as error:
+        raise ConfigurationError(
+            f"No receiver answers at {url}: start one with `prefect-n8n up FILE`, or set"
+            " PREFECT_N8N_PUBLIC_URL to where it is."
+        ) from error

@@ -1,0 +1,181 @@
+"""``up``: everything on one machine, on embedded parts where the user gives none of his own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Awaitable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from prefect.client.orchestration import get_client
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from ..core.settings import settings
+from ..ledger.database import Database
+from . import local
+from .banner import show
+from .databases import has_password, migrate_embedded, migrate_foreign
+from .ports import check_free
+from .postgres import EmbeddedPostgres, start_postgres
+from .prefect_server import prefect_server, server_env
+from .preparing import Prepared, ensure_token, prepare
+from .processes import Child, Say, Supervisor
+from .sending import receiver_url
+from .workers import launcher_child, receiver_child
+
+T = TypeVar("T")
+
+CHECK_SECONDS = 3.0
+
+
+@dataclass(slots=True)
+class Up:
+    """One run of ``up``: ``file`` has the flows, ``folder`` keeps the embedded parts."""
+
+    file: Path | None
+    folder: Path
+    host: str
+    port: int
+    prefect_port: int
+    say: Say
+    supervisor: Supervisor | None = None
+    env: dict[str, str] = field(default_factory=dict[str, str])
+    """What the children get on top of the user's environment, and other commands are told."""
+
+    async def __call__(self) -> None:
+        """Bring everything up, and keep it up until this task is cancelled.
+
+        Raises:
+            ConfigurationError: a part does not start, or cannot be kept.
+        """
+        begun = time.monotonic()
+        self._use(
+            {
+                "PREFECT_N8N_DATA_DIR": str(self.folder),
+                "PREFECT_N8N_HOST": self.host,
+                "PREFECT_N8N_PORT": str(self.port),
+            }
+        )
+        check_free(self.host, self.port, "--port", "the receiver")
+        own_prefect = "PREFECT_API_URL" not in os.environ
+        if own_prefect:
+            check_free(self.host, self.prefect_port, "--prefect-port", "Prefect and its UI")
+        # Last in, first out: the launcher stops first, PostgreSQL last.
+        async with AsyncExitStack() as stack:
+            postgres = await self._databases(stack, own_prefect)
+            self.supervisor = Supervisor(self.say)
+            stack.push_async_callback(self._stop, self.supervisor)
+            await self._start(self.supervisor, postgres if own_prefect else None)
+            seconds = time.monotonic() - begun
+            self.say(f"Ready after {seconds:.1f} s. Ctrl-C stops everything; the data stays.")
+            keeping = asyncio.create_task(self._keep(postgres))
+            stack.callback(keeping.cancel)
+            await asyncio.wait(
+                {keeping, self.supervisor.failed}, return_when=asyncio.FIRST_COMPLETED
+            )
+            for part in (keeping, self.supervisor.failed):
+                if part.done():
+                    part.result()
+
+    def kill(self) -> None:
+        """End the children at once."""
+        if self.supervisor is not None:
+            self.supervisor.kill()
+
+    async def _databases(self, stack: AsyncExitStack, own_prefect: bool) -> EmbeddedPostgres | None:
+        """Bring PostgreSQL up where the user does not give all of it, and migrate the ledger."""
+        given = settings()
+        postgres = None
+        if given.database_url is None or own_prefect:
+            starting = asyncio.to_thread(start_postgres, self.folder / "postgres", alone=True)
+            postgres = await self._timed("Starting PostgreSQL", starting)
+            stack.push_async_callback(asyncio.to_thread, postgres.stop)
+        if given.database_url is None:
+            assert postgres is not None
+            migrating = asyncio.to_thread(migrate_embedded, postgres)
+        else:
+            migrating = asyncio.to_thread(migrate_foreign, given)
+        self._use(await self._timed("Migrating the ledger", migrating))
+        if "PREFECT_N8N_ALLOW_SUPERUSER" in self.env:
+            self.say("  Note: DATABASE_URL's login bypasses row security. That is for development;")
+            self.say("  give production the logins prefect_n8n_app and prefect_n8n_launcher.")
+        return postgres
+
+    async def _start(self, supervisor: Supervisor, postgres: EmbeddedPostgres | None) -> None:
+        """Start the processes together: each takes seconds to load, and waits for the others."""
+        server = await self._prefect(supervisor, postgres) if postgres else None
+        now = settings()
+        assert now.database_url is not None
+        url = now.database_url.get_secret_value()
+        workers = [
+            receiver_child(self.env, receiver_url(now)),
+            launcher_child(self.env, url, self.file),
+        ]
+        for child in workers:
+            await supervisor.start(child)
+        if server is not None:
+            await self._timed("Starting Prefect and its UI", supervisor.wait_ready(server))
+        database = Database(url, pool_size=2)
+        try:
+            await self._settle(supervisor, workers, database)
+        finally:
+            await database.close()
+
+    async def _prefect(self, supervisor: Supervisor, postgres: EmbeddedPostgres) -> Child:
+        await asyncio.to_thread(postgres.ensure_database, "prefect")
+        server = prefect_server(
+            database_url=postgres.url_of("prefect"),
+            host=self.host,
+            port=self.prefect_port,
+            folder=self.folder,
+        )
+        await supervisor.start(server)
+        self._use(server_env(self.folder, self.host, self.prefect_port))
+        return server
+
+    async def _settle(
+        self, supervisor: Supervisor, workers: list[Child], database: Database
+    ) -> None:
+        """Make what must exist, wait for the workers, and say where everything is."""
+        prepared = await self._timed("Registering blocks", self._prepared(database))
+        token = await ensure_token(database, settings(), self.folder)
+        for child in workers:
+            name = child.name[0].lower() + child.name[1:]
+            await self._timed(f"Starting {name}", supervisor.wait_ready(child))
+        if not has_password(self.env.get("DATABASE_URL", "")):
+            local.publish(self.folder, self.env)
+        await show(self.say, settings=settings(), database=database, prepared=prepared, token=token)
+
+    async def _prepared(self, database: Database) -> Prepared:
+        with temporary_settings({PREFECT_API_URL: os.environ["PREFECT_API_URL"]}):
+            async with get_client() as client:
+                return await prepare(client, database, settings())
+
+    async def _keep(self, postgres: EmbeddedPostgres | None) -> None:
+        """Start PostgreSQL again whenever it is lost."""
+        while True:
+            await asyncio.sleep(CHECK_SECONDS)
+            if postgres is not None and not await asyncio.to_thread(postgres.is_alive):
+                self.say("PostgreSQL was lost; it is started again.")
+                await asyncio.to_thread(postgres.restart)
+
+    async def _stop(self, supervisor: Supervisor) -> None:
+        self.say("Stopping; runs at hand have ten seconds to end. Ctrl-C again cuts them short.")
+        local.withdraw(self.folder)
+        await supervisor.stop()
+
+    def _use(self, env: dict[str, str]) -> None:
+        self.env |= env
+        os.environ.update(env)
+        settings.cache_clear()
+
+    async def _timed(self, what: str, work: Awaitable[T]) -> T:
+        self.say(f"{what} …")
+        begun = time.monotonic()
+        result = await work
+        self.say(f"{what}: done in {time.monotonic() - begun:.1f} s")
+        return result

@@ -1,0 +1,59 @@
+"""Loops that go on for ever: woken by a bell or after a time, slower while something is away."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from ..core.errors import Unavailable
+
+logger = logging.getLogger("prefect_n8n.launcher")
+
+LONGEST_PAUSE = 10.0
+
+
+class Bell:
+    """Wakes one waiter; rings while nobody waits are kept as one."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def ring(self) -> None:
+        """Wake the waiter, now or when it next waits."""
+        self._event.set()
+
+    async def wait(self, seconds: float) -> None:
+        """Wait for a ring, at most so long."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._event.wait()
+        except TimeoutError:
+            pass
+        self._event.clear()
+
+
+async def forever(
+    name: str, turn: Callable[[], Awaitable[None]], *, every: float, bell: Bell | None = None
+) -> None:
+    """Call ``turn`` for ever: at each ring, and every so many seconds.
+
+    A failed turn is logged once and tried again after 1, 2, 4, … at most 10 seconds.
+    """
+    bell = bell or Bell()
+    failures = 0
+    while True:
+        try:
+            await turn()
+        except Exception as error:
+            if not isinstance(error, Unavailable):
+                logger.exception("%s: unexpected error", name)
+            elif failures == 0:
+                logger.warning("%s: %s Trying again.", name, error)
+            await asyncio.sleep(min(2.0**failures, LONGEST_PAUSE))
+            failures += 1
+            continue
+        if failures:
+            logger.info("%s: works again", name)
+            failures = 0
+        await bell.wait(every)

@@ -1,0 +1,129 @@
+"""One launcher: its parts joined, its loops run, its end without loss."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import socket
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
+from uuid import UUID
+
+from prefect.client.orchestration import PrefectClient
+
+from ..core.errors import Unavailable
+from ..core.settings import Settings
+from ..flows.webhook import WebhookFlow
+from ..ledger.database import Database
+from .claiming import Claiming
+from .launching import Launching
+from .listening import listen
+from .loops import Bell, forever
+from .prefect_api import PrefectApi
+from .reconciling import Reconciler
+from .runner import Runner
+from .watching import Watching
+
+logger = logging.getLogger("prefect_n8n.launcher")
+
+
+def new_owner() -> str:
+    """Return a lease owner's name: never used before, and telling where it runs."""
+    return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+
+
+class Launcher:
+    """Launches due events and executes the runs of ``flows`` (by deployment id).
+
+    ``database`` is of the launcher's login; ``client`` of the running event loop.
+    """
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        client: PrefectClient,
+        flows: Mapping[UUID, WebhookFlow],
+        settings: Settings,
+        owner: str,
+    ) -> None:
+        self._settings = settings
+        self._database = database
+        self._owner = owner
+        self._claim_bell, self._poll_bell = Bell(), Bell()
+        self.prefect = PrefectApi(client)
+        common: dict[str, Any] = {"database": database, "prefect": self.prefect, "owner": owner}
+        self.runner = Runner(flows=flows, settings=settings, on_free=self._slot_freed, **common)
+        self.launching = Launching(settings=settings, on_launched=self.runner.start, **common)
+        self._claiming = Claiming(
+            database=database,
+            launching=self.launching,
+            runner=self.runner,
+            owner=owner,
+            settings=settings,
+            bell=self._claim_bell,
+        )
+        self._watching = Watching(runner=self.runner, lease=settings.lease_seconds, **common)
+        self._reconciler = Reconciler(settings=settings, on_rescued=self._poll_bell.ring, **common)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until ``stop`` is set; then end what is at hand, and leave the rest to others."""
+        loops = [asyncio.create_task(loop) for loop in self._loops()]
+        try:
+            await stop.wait()
+        finally:
+            for loop in loops:
+                loop.cancel()
+            await asyncio.gather(*loops, return_exceptions=True)
+            await self._drain()
+
+    def _loops(self) -> list[Coroutine[Any, Any, None]]:
+        at = self._settings
+        renewal = at.lease_seconds / 4
+        return [
+            forever("inbox", self._claiming.turn, every=at.poll_seconds, bell=self._claim_bell),
+            forever("wake-up", self._listen, every=0.1),
+            forever("leases", self._watching.renew, every=renewal),
+            forever("reconciler", self._reconciler.turn, every=at.reconcile_seconds),
+            *(self._runner_loops(at.prefect_poll_seconds) if self.runner.flows else []),
+        ]
+
+    def _runner_loops(self, every: float) -> list[Coroutine[Any, Any, None]]:
+        return [
+            forever("runs", self._poll, every=every, bell=self._poll_bell),
+            forever("cancel watch", self._watching.look, every=every),
+            forever("cancel events", self._watching.hear, every=1.0),
+        ]
+
+    async def _listen(self) -> None:
+        await listen(self._database.url, self._owner, self._claim_bell.ring)
+
+    async def _poll(self) -> None:
+        """Start runs that are due in Prefect: rescued, started by hand, or once turned away."""
+        self.runner.turned_away = False
+        for run in await self.prefect.due(list(self.runner.flows), self.runner.free):
+            self.runner.start(run)
+
+    def _slot_freed(self) -> None:
+        self._claim_bell.ring()
+        if self.runner.turned_away:
+            self._poll_bell.ring()
+
+    async def _drain(self) -> None:
+        drains: list[Callable[[float], Coroutine[Any, Any, None]]] = [
+            self._claiming.drain,
+            self.runner.drain,
+        ]
+        renewing = asyncio.create_task(
+            forever("leases", self._watching.renew, every=self._settings.lease_seconds / 4)
+        )
+        for drain in drains:
+            try:
+                await drain(self._settings.drain_seconds)
+            except Unavailable as error:
+                logger.warning("%s What is left is taken over when its lease runs out.", error)
+        renewing.cancel()
+        await asyncio.gather(renewing, return_exceptions=True)
+        self.runner.stop()
