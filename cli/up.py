@@ -25,6 +25,7 @@ from .prefect_server import prefect_server, server_env
 from .preparing import Prepared, ensure_token, prepare
 from .processes import Child, Say, Supervisor
 from .sending import receiver_url
+from .trigrams import provide_trigrams
 from .workers import launcher_child, receiver_child
 
 T = TypeVar("T")
@@ -126,6 +127,7 @@ class Up:
             await database.close()
 
     async def _prefect(self, supervisor: Supervisor, postgres: EmbeddedPostgres) -> Child:
+        await asyncio.to_thread(provide_trigrams, postgres.url, self.folder / "postgres")
         await asyncio.to_thread(postgres.ensure_database, "prefect")
         server = prefect_server(
             database_url=postgres.url_of("prefect"),
