@@ -58,6 +58,9 @@ def serve(
     /,
     *,
     launcher: Annotated[bool, Parameter(help="Also run a launcher beside the receiver.")] = True,
+    defaults: Annotated[
+        bool, Parameter(help="Make the default block and endpoint where they are missing.")
+    ] = True,
 ) -> None:
     """Run a receiver, and a launcher beside it, on DATABASE_URL and PREFECT_API_URL.
 
@@ -73,7 +76,7 @@ def serve(
             both = Both(settings(), file, say)
             asyncio.run(until_signal(both, both.kill, say))
         else:
-            asyncio.run(receive(settings()))
+            asyncio.run(receive(settings(), defaults=defaults))
 
 
 @app.command

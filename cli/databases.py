@@ -52,6 +52,6 @@ def _make_usable(url: str) -> bool:
     return bool(bypasses or owner)
 
 
-def has_password(url: str) -> bool:
-    """Whether the URL must not be written to a file."""
-    return bool(url) and make_url(url).password is not None
+def has_password(value: str) -> bool:
+    """Whether a setting is a URL that must not be written to a file."""
+    return "://" in value and bool(make_url(value).password)

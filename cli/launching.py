@@ -19,6 +19,7 @@ from ..core.settings import Settings
 from ..flows.webhook import WebhookFlow
 from ..launcher.deploying import deploy
 from ..launcher.loading import load_flows
+from ..launcher.loops import until_available
 from ..launcher.prefect_api import bounded
 from ..launcher.service import Launcher, new_owner
 from ..ledger.database import Database
@@ -76,15 +77,12 @@ async def _register(
     client: PrefectClient, database: Database, settings: Settings, file: UserFile | None
 ) -> dict[UUID, WebhookFlow]:
     """Register the flows, however long Prefect or PostgreSQL take to come."""
-    while file is not None:
-        try:
-            return await deploy(
-                file.flows, file.path, database=database, client=client, settings=settings
-            )
-        except Unavailable as error:
-            logger.warning("%s Waiting for it.", error)
-            await asyncio.sleep(2)
-    return {}
+    if file is None:
+        return {}
+    return await until_available(
+        "register",
+        lambda: deploy(file.flows, file.path, database=database, client=client, settings=settings),
+    )
 
 
 async def _results_storage(client: PrefectClient, settings: Settings) -> dict[Any, str]:

@@ -9,6 +9,8 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
+from prefect.context import refresh_global_settings_context
+
 from ..core.errors import ConfigurationError
 from ..core.settings import settings
 
@@ -34,9 +36,14 @@ def adopt() -> None:
         known: dict[str, str] = json.loads((settings().data_dir / _FILE).read_text())
     except (OSError, ValueError):
         return
-    for name, value in known.items():
-        os.environ.setdefault(name, value)
+    use({name: value for name, value in known.items() if name not in os.environ})
+
+
+def use(env: dict[str, str]) -> None:
+    """Set environment variables that settings, ours and Prefect's, then follow."""
+    os.environ.update(env)
     settings.cache_clear()
+    refresh_global_settings_context()
 
 
 @contextmanager

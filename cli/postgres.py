@@ -26,7 +26,7 @@ class EmbeddedPostgres:
         """Return the URL of another database, or for another login (the socket trusts all)."""
         url = make_url(self.url).set(database=database)
         if user is not None:
-            url = url.set(username=user, password=None)
+            url = url.set(username=user)
         return url.render_as_string(hide_password=False)
 
     def ensure_database(self, name: str) -> None:
@@ -50,7 +50,7 @@ class EmbeddedPostgres:
 
     def stop(self) -> None:
         """Stop the server."""
-        self.server.stop()
+        # Not its stop(): it would be followed by a second one when the interpreter ends.
         self.server.cleanup()
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import uvicorn
 from prefect.client.orchestration import get_client
 
-from ..core.errors import ConfigurationError, Unavailable
+from ..core.errors import ConfigurationError
 from ..core.settings import Settings
+from ..launcher.loops import until_available
 from ..launcher.prefect_api import bounded
 from ..ledger.database import Database
 from ..receiver.app import create_app
@@ -41,8 +42,11 @@ def database_url(settings: Settings) -> str:
     return settings.database_url.get_secret_value()
 
 
-async def receive(settings: Settings) -> None:
-    """Serve until SIGINT or SIGTERM; requests at hand are answered first."""
+async def receive(settings: Settings, *, defaults: bool = True) -> None:
+    """Serve until SIGINT or SIGTERM; requests at hand are answered first.
+
+    With ``defaults`` the default block and endpoint are made where they are missing.
+    """
     check_free(settings.host, settings.port, "PREFECT_N8N_PORT", "the receiver")
     database = Database(database_url(settings), pool_size=POOL_SIZE)
     app = create_app(database, block_secrets, settings)
@@ -53,11 +57,12 @@ async def receive(settings: Settings) -> None:
         receive_deadline=settings.receive_deadline,
     )
     logger.info("listening on http://%s:%d", settings.host, settings.port)
-    preparing = asyncio.create_task(_prepare(settings))
+    preparing = asyncio.create_task(_prepare(settings)) if defaults else None
     try:
         await uvicorn.Server(config).serve()
     finally:
-        preparing.cancel()
+        if preparing is not None:
+            preparing.cancel()
 
 
 class Both:
@@ -78,7 +83,7 @@ class Both:
         url = database_url(self._settings)
         base = receiver_url(self._settings)
         self._supervisor = supervisor = Supervisor(self._say)
-        children = [receiver_child({}, base), launcher_child({}, url, self._file)]
+        children = [receiver_child({}, base, defaults=True), launcher_child({}, url, self._file)]
         try:
             for child in children:
                 await supervisor.start(child)
@@ -99,17 +104,14 @@ class Both:
 async def _prepare(settings: Settings) -> None:
     """Make the default block and endpoint, however long Prefect takes to come."""
     database = Database(database_url(settings), pool_size=1)
+
+    async def attempt() -> None:
+        async with bounded(), get_client() as client:
+            await prepare(client, database, settings)
+
     try:
-        while True:
-            try:
-                async with bounded(), get_client() as client:
-                    await prepare(client, database, settings)
-                return
-            except Unavailable as error:
-                logger.info("the default block is not made sure of yet: %s", error)
-                await asyncio.sleep(5)
-            except ConfigurationError as error:
-                logger.error("the default block was not made: %s", error)
-                return
+        await until_available("default block", attempt)
+    except ConfigurationError as error:
+        logger.error("the default block was not made: %s", error)
     finally:
         await database.close()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any, cast
 
+from prefect.settings import PREFECT_UI_URL
+
 from ..core.errors import ConfigurationError
 from ..core.settings import Settings
 from ..ledger.database import Database
@@ -41,6 +43,8 @@ async def send_test(settings: Settings, slug: str, type: str, body: str, say: Sa
     say(f"{answer.status_code} {answer.text}")
     if answer.status_code != 202:
         raise ConfigurationError("The receiver did not take the event; its answer is above.")
+    ui = PREFECT_UI_URL.value()
+    say(f"Its runs appear in {ui}/runs, what became of it in `prefect-n8n status`." if ui else "")
 
 
 def _fields(body: str) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TypeVar
 
 from prefect.client.orchestration import get_client
-from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from ..core.settings import settings
 from ..ledger.database import Database
@@ -113,7 +112,7 @@ class Up:
         assert now.database_url is not None
         url = now.database_url.get_secret_value()
         workers = [
-            receiver_child(self.env, receiver_url(now)),
+            receiver_child(self.env, receiver_url(now), defaults=False),
             launcher_child(self.env, url, self.file),
         ]
         for child in workers:
@@ -148,14 +147,12 @@ class Up:
         for child in workers:
             name = child.name[0].lower() + child.name[1:]
             await self._timed(f"Starting {name}", supervisor.wait_ready(child))
-        if not has_password(self.env.get("DATABASE_URL", "")):
-            local.publish(self.folder, self.env)
+        local.publish(self.folder, {k: v for k, v in self.env.items() if not has_password(v)})
         await show(self.say, settings=settings(), database=database, prepared=prepared, token=token)
 
     async def _prepared(self, database: Database) -> Prepared:
-        with temporary_settings({PREFECT_API_URL: os.environ["PREFECT_API_URL"]}):
-            async with get_client() as client:
-                return await prepare(client, database, settings())
+        async with get_client() as client:
+            return await prepare(client, database, settings())
 
     async def _keep(self, postgres: EmbeddedPostgres | None) -> None:
         """Start PostgreSQL again whenever it is lost."""
@@ -172,8 +169,7 @@ class Up:
 
     def _use(self, env: dict[str, str]) -> None:
         self.env |= env
-        os.environ.update(env)
-        settings.cache_clear()
+        local.use(env)
 
     async def _timed(self, what: str, work: Awaitable[T]) -> T:
         self.say(f"{what} …")

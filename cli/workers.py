@@ -16,14 +16,15 @@ from .processes import Child
 _COMMAND = [sys.executable, "-m", "prefect_n8n.cli.app"]
 
 
-def receiver_child(env: dict[str, str], url: str) -> Child:
+def receiver_child(env: dict[str, str], url: str, *, defaults: bool) -> Child:
     """Describe the receiver; ``url`` is its address on this machine."""
 
     async def ready(_: int) -> bool:
         async with httpx.AsyncClient(trust_env=False, timeout=5) as client:
             return (await client.get(f"{url}/readyz")).status_code == 200
 
-    return Child("The receiver", [*_COMMAND, "serve", "--no-launcher"], env, ready)
+    argv = [*_COMMAND, "serve", "--no-launcher", *([] if defaults else ["--no-defaults"])]
+    return Child("The receiver", argv, env, ready)
 
 
 def launcher_child(env: dict[str, str], database_url: str, file: Path | None) -> Child:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from ..core.errors import Unavailable
 
 logger = logging.getLogger("prefect_n8n.launcher")
 
 LONGEST_PAUSE = 10.0
+WORTH_A_WORD = 30.0
+
+T = TypeVar("T")
 
 
 class Bell:
@@ -31,6 +36,22 @@ class Bell:
         except TimeoutError:
             pass
         self._event.clear()
+
+
+async def until_available(name: str, attempt: Callable[[], Awaitable[T]]) -> T:
+    """Repeat ``attempt`` until what it needs is there; return its result.
+
+    Starting together, everyone waits for everyone: only a long wait is worth a word.
+    """
+    begun = said = time.monotonic()
+    while True:
+        try:
+            return await attempt()
+        except Unavailable as error:
+            if time.monotonic() - said >= WORTH_A_WORD:
+                said = time.monotonic()
+                logger.warning("%s: %s Waiting since %.0f s.", name, error, said - begun)
+        await asyncio.sleep(1.0)
 
 
 async def forever(
