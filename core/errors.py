@@ -69,6 +69,10 @@ class EventUnprocessable(PrefectN8nError):
     """The event can never run as it is; its message says why."""
 
 
+class PrefectRefused(PrefectN8nError):
+    """Prefect will not have this call, however often it is repeated; its message says why."""
+
+
 class Unavailable(PrefectN8nError):
     """Something we depend on is away; the same call may succeed later."""
 

@@ -48,16 +48,19 @@ class Claiming:
         self._probing = False
 
     async def turn(self) -> None:
-        """Claim what there is room for.
+        """Claim what there is room for; one event alone after a failure, until it is launched.
 
         Raises:
             Unavailable: a launch since the last turn found Prefect or PostgreSQL away.
         """
+        if self._probing and self._failure is None:
+            for event in await self.claim(1):
+                await self._launch(event)
         failure, self._failure = self._failure, None
         if failure is not None:
             self._probing = True
             raise failure
-        while (most := self._room()) > 0:
+        while not self._probing and (most := MAX_LAUNCHES - len(self._tasks)) > 0:
             claimed = await self.claim(most)
             if not claimed:
                 return
@@ -82,9 +85,6 @@ class Claiming:
             await asyncio.wait(self._tasks, timeout=seconds)
         async with self._database.transaction(None, role=Role.LAUNCHER) as connection:
             await claims.expire(connection, owner=self._owner)
-
-    def _room(self) -> int:
-        return (1 if self._probing else MAX_LAUNCHES) - len(self._tasks)
 
     def _start(self, event: Claimed) -> None:
         task = asyncio.create_task(self._launch(event))

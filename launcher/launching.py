@@ -16,7 +16,7 @@ from uuid import UUID
 from prefect.client.schemas.objects import FlowRun
 from prefect.utilities.urls import url_for
 
-from ..core.errors import EventUnprocessable, PrefectUnavailable
+from ..core.errors import EventUnprocessable, PrefectRefused, PrefectUnavailable
 from ..core.settings import Settings
 from ..core.templating import render_parameters
 from ..ledger import claims, launches
@@ -137,7 +137,7 @@ class Launching:
     ) -> None:
         try:
             flow_run = await self.create(row, execution, trigger, event.tenant_id)
-        except EventUnprocessable as error:
+        except (EventUnprocessable, PrefectRefused) as error:
             async with self._database.transaction(event.tenant_id) as connection:
                 await launches.refuse_execution(connection, event, execution.id, str(error))
             return

@@ -17,10 +17,13 @@ from prefect.exceptions import ObjectNotFound, PrefectException
 from prefect.states import Cancelled, Crashed, Failed, Pending, Scheduled
 from prefect.types._datetime import now
 
-from ..core.errors import PrefectUnavailable
+from ..core.errors import PrefectRefused, PrefectUnavailable
 
 CALL_SECONDS = 15.0
 """A call of Prefect's client may retry for a minute; the event waits better in the inbox."""
+
+
+MAX_REASON = 500
 
 
 class DeploymentMissing(Exception):
@@ -63,6 +66,7 @@ class PrefectApi:
 
         Raises:
             DeploymentMissing: the deployment is gone.
+            PrefectRefused: the parameters do not fit it.
             PrefectUnavailable: Prefect is away.
         """
         id = await self.deployment_id(deployment)
@@ -72,7 +76,7 @@ class PrefectApi:
                     id, parameters=parameters, idempotency_key=key, name=name, tags=tags
                 )
         except ObjectNotFound:
-            del self._deployments[deployment]
+            self._deployments.pop(deployment, None)
             raise DeploymentMissing(f"Prefect has no deployment {deployment!r}.") from None
 
     async def claim(self, run: FlowRun) -> bool:
@@ -131,14 +135,27 @@ async def bounded() -> AsyncGenerator[None]:
     """Bound the calls inside in time.
 
     Raises:
-        PrefectUnavailable: Prefect is away, slow, or refused.
-        ObjectNotFound: as Prefect's client raises it.
+        PrefectUnavailable: Prefect is away or slow.
+        PrefectRefused: the call is wrong, and stays wrong.
+        ObjectNotFound: what the call is about does not exist.
     """
     try:
         async with asyncio.timeout(CALL_SECONDS):
             yield
     except ObjectNotFound:
         raise
+    except httpx.HTTPStatusError as error:
+        raise _of_status(error) from error
     except (TimeoutError, httpx.HTTPError, PrefectException, OSError, RuntimeError) as error:
         # RuntimeError: the client says so when the server's API cannot be reached at first use.
         raise PrefectUnavailable(f"Prefect did not answer: {type(error).__name__}") from error
+
+
+def _of_status(error: httpx.HTTPStatusError) -> Exception:
+    """Tell what a repeated call may change from what it cannot."""
+    status = error.response.status_code
+    if status == 404:
+        return ObjectNotFound(error)
+    if status in (400, 409, 422):
+        return PrefectRefused(f"Prefect refused it ({status}): {error.response.text[:MAX_REASON]}")
+    return PrefectUnavailable(f"Prefect answered with status {status}.")

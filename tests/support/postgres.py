@@ -27,14 +27,18 @@ from prefect_n8n.migrations.run import migrate
 
 @dataclass(frozen=True)
 class Cluster:
-    """A running PostgreSQL; ``url`` is a superuser's, of its maintenance database."""
+    """A running PostgreSQL; ``url`` is a superuser's, of its maintenance database.
+
+    ``home`` is the data folder of an embedded one.
+    """
 
     url: str
+    home: Path | None = None
 
     def url_of(self, database: str, user: str | None = None) -> str:
         """Return the URL of another database, or for another login."""
         url = make_url(self.url).set(database=database)
-        url = url if user is None else url.set(username=user, password=None)
+        url = url if user is None else url.set(username=user)
         return url.render_as_string(hide_password=False)
 
     def execute(self, statement: sql.Composed) -> None:
@@ -83,7 +87,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterato
         home.chmod(0o755)
         # The last of the processes that hold it stops it.
         server = start_postgres(home / "pg")
-    yield Cluster(server.url)
+    yield Cluster(server.url, home / "pg")
 
 
 @pytest.fixture(scope="session")
