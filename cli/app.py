@@ -94,12 +94,18 @@ def launch(file: File = None, /) -> None:
 
 
 @app.command
-def migrate() -> None:
+def migrate(
+    *,
+    dev_data: Annotated[
+        bool, Parameter(help="Also add example endpoints and triggers, for development.")
+    ] = False,
+) -> None:
     """Create or upgrade the schema prefect_n8n in DATABASE_URL. Safe to repeat.
 
     The login must be allowed to create roles and schemas; give it as
     PREFECT_N8N_MIGRATION_DATABASE_URL where the servers' own login is not.
     """
+    from ..migrations.dev_data import apply
     from ..migrations.run import migrate as run
     from .serving import database_url
 
@@ -108,6 +114,9 @@ def migrate() -> None:
         at = settings().migration_database_url
         url = at.get_secret_value() if at else database_url(settings())
         say(f"The ledger is at version {run(url)}.")
+        if dev_data:
+            apply(url)
+            say("Example endpoints and triggers are there: see `prefect-n8n status`.")
 
 
 @app.command

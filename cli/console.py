@@ -27,6 +27,8 @@ def sentences() -> Generator[None]:
     except PrefectN8nError as error:
         sys.stderr.write(f"prefect-n8n: {error}\n")
         raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
 
 
 def log_to_stderr() -> None:

@@ -22,7 +22,8 @@ from ..launcher.loading import load_flows
 from ..launcher.loops import until_available
 from ..launcher.prefect_api import bounded
 from ..launcher.service import Launcher, new_owner
-from ..ledger.database import Database
+from ..ledger.database import Database, Role
+from .guarding import guard
 from .preparing import ensure_results_block
 from .serving import database_url
 
@@ -57,8 +58,8 @@ async def _launch(settings: Settings, database: Database, file: UserFile | None)
     stop = _stop_on_signals()
     try:
         async with get_client() as client:
-            flows = await _unless(stop, _register(client, database, settings, file))
-            if flows is None:
+            ready = _ready(client, database, settings, file)
+            if (flows := await _unless(stop, ready)) is None:
                 return
             launcher = Launcher(
                 database=database,
@@ -73,10 +74,11 @@ async def _launch(settings: Settings, database: Database, file: UserFile | None)
         await database.close()
 
 
-async def _register(
+async def _ready(
     client: PrefectClient, database: Database, settings: Settings, file: UserFile | None
 ) -> dict[UUID, WebhookFlow]:
     """Register the flows, however long Prefect or PostgreSQL take to come."""
+    await guard(database, settings, Role.LAUNCHER)
     if file is None:
         return {}
     return await until_available(

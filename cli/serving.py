@@ -17,6 +17,7 @@ from ..ledger.database import Database
 from ..receiver.app import create_app
 from ..receiver.protocol import uvicorn_config
 from ..receiver.secrets import block_secrets
+from .guarding import guard
 from .ports import check_free
 from .preparing import prepare
 from .processes import Say, Supervisor
@@ -49,6 +50,7 @@ async def receive(settings: Settings, *, defaults: bool = True) -> None:
     """
     check_free(settings.host, settings.port, "PREFECT_N8N_PORT", "the receiver")
     database = Database(database_url(settings), pool_size=POOL_SIZE)
+    await guard(database, settings)
     app = create_app(database, block_secrets, settings)
     config = uvicorn_config(
         app,

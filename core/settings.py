@@ -87,7 +87,7 @@ class Settings(BaseSettings):
         default=30.0, gt=0, description="How often runs are compared with Prefect."
     )
     max_claims: int = Field(
-        default=5, gt=0, description="Claims without an end after which an event is dead."
+        default=20, gt=0, description="Claims without an end after which an event is dead."
     )
     runner_threads: int = Field(default=4, gt=0, description="Threads of the resident runner.")
     runner_slots: int = Field(

@@ -29,6 +29,7 @@ logger = logging.getLogger("prefect_n8n.launcher")
 
 KEY_PREFIX = "n8n"
 RETRY_SECONDS = 5.0
+MAX_RETRY_SECONDS = 600.0
 MAX_NAME = 200
 
 Work = list[tuple[Execution, Trigger]]
@@ -150,7 +151,7 @@ class Launching:
 
     async def retry(self, event: Claimed, error: str) -> None:
         """Give the event back with an error, due again later; its claim counts."""
-        delay = RETRY_SECONDS * 2 ** (event.claims - 1)
+        delay = min(RETRY_SECONDS * 2.0 ** (event.claims - 1), MAX_RETRY_SECONDS)
         logger.warning("event %s is tried again in %.0f s: %s", event.id, delay, error)
         async with self._database.transaction(event.tenant_id) as connection:
             await claims.retry(connection, event, owner=self._owner, delay=delay, error=error)

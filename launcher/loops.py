@@ -12,7 +12,7 @@ from ..core.errors import Unavailable
 
 logger = logging.getLogger("prefect_n8n.launcher")
 
-LONGEST_PAUSE = 10.0
+LONGEST_PAUSE = 5.0
 WORTH_A_WORD = 30.0
 
 T = TypeVar("T")
@@ -59,7 +59,7 @@ async def forever(
 ) -> None:
     """Call ``turn`` for ever: at each ring, and every so many seconds.
 
-    A failed turn is logged once and tried again after 1, 2, 4, … at most 10 seconds.
+    A failed turn is logged once and tried again after 1, 2, 4, … at most 5 seconds.
     """
     bell = bell or Bell()
     failures = 0

@@ -28,16 +28,18 @@ class Manual:
         """Make sure of an open execution for a scheduled run; False where there can be none.
 
         A run started by hand for a known event is recorded; one that ended and was scheduled
-        again ("Retry") is opened again; any other is failed with the reason.
+        again ("Retry") is opened again; any other is failed with the reason. A launcher's run whose
+        id is not stored yet is left alone: its launch is repeated, and stores it.
         """
         now = (await self._prefect.read([flow_run.id])).get(flow_run.id)
         if now is None or now.state is None or not now.state.is_scheduled():
             return False
-        tenant = self._tenant_of(flow_run)
+        launched = _tenant_in(flow_run.idempotency_key)
+        tenant = launched or self._tenant
         async with self._database.transaction(tenant) as connection:
             if await adoption.is_known(connection, tenant, flow_run.id):
                 return await adoption.reopen(connection, tenant, flow_run.id)
-        return await self._adopt(flow_run, tenant, deployment)
+        return launched is None and await self._adopt(flow_run, tenant, deployment)
 
     async def _adopt(self, flow_run: FlowRun, tenant: UUID, deployment: str) -> bool:
         event = _uuid(flow_run.parameters.get("event_id"))
@@ -57,11 +59,11 @@ class Manual:
         await self._prefect.end_failed(flow_run.id, reason)
         return False
 
-    def _tenant_of(self, flow_run: FlowRun) -> UUID:
-        """Runs that the launcher made name their tenant in the idempotency key."""
-        prefix, _, rest = (flow_run.idempotency_key or "").partition(":")
-        tenant = _uuid(rest.partition(":")[0]) if prefix == KEY_PREFIX else None
-        return tenant or self._tenant
+
+def _tenant_in(key: str | None) -> UUID | None:
+    """Return the tenant in a launcher's idempotency key; None for a run that no launcher made."""
+    prefix, _, rest = (key or "").partition(":")
+    return _uuid(rest.partition(":")[0]) if prefix == KEY_PREFIX else None
 
 
 def _uuid(value: object) -> UUID | None:

@@ -19,14 +19,16 @@ _RECORD = text("""
             :reason, '', '')
 """)
 
-# audit_broken: entries whose hash, predecessor or number does not fit.
+# audit_broken: entries whose hash, predecessor or number does not fit. The first is number 1 and
+# has no predecessor, or entries before it were removed.
 _BROKEN = text("""
     SELECT seq FROM (
         SELECT a.seq, a.hash <> prefect_n8n.audit_hash(a) AS altered, a.previous_hash,
-               lag(a.hash) OVER entries AS expected, lag(a.seq) OVER entries AS before
+               lag(a.hash, 1, CAST('' AS bytea)) OVER entries AS expected,
+               lag(a.seq, 1, CAST(0 AS bigint)) OVER entries AS before
         FROM prefect_n8n.audit_log a WINDOW entries AS (ORDER BY a.seq)
     ) chain
-    WHERE altered OR (before IS NOT NULL AND (previous_hash <> expected OR seq <> before + 1))
+    WHERE altered OR previous_hash <> expected OR seq <> before + 1
     ORDER BY seq
 """)
 

@@ -26,8 +26,11 @@ BEGIN
   IF NOT pg_has_role('prefect_n8n_owner', 'prefect_n8n_resolver', 'MEMBER') THEN
     GRANT prefect_n8n_resolver TO prefect_n8n_owner;
   END IF;
-  -- The migrating login acts as the owner; it must be a member unless it is a superuser.
-  IF NOT pg_has_role(current_user, 'prefect_n8n_owner', 'MEMBER') THEN
+  -- The migrating login acts as the owner; it must be a member unless it is a superuser. Since
+  -- PostgreSQL 16 who makes a role is a member that may not SET ROLE to it, and must grant that.
+  IF NOT pg_has_role(current_user, 'prefect_n8n_owner',
+      CASE WHEN current_setting('server_version_num')::int < 160000 THEN 'MEMBER' ELSE 'SET' END)
+  THEN
     EXECUTE format('GRANT prefect_n8n_owner TO %I', current_user);
   END IF;
 END

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import resources
+from threading import Lock
 
 from alembic import command
 from alembic.config import Config
@@ -17,6 +18,8 @@ from ..ledger.tables import SCHEMA, metadata
 
 # Two `migrate` at once: the second waits, then finds nothing to do.
 _LOCK = text("SELECT pg_advisory_xact_lock(hashtext('prefect_n8n_migrate'))")
+# Alembic's context is global to the process.
+_ALEMBIC = Lock()
 
 
 def migrate(url: str) -> str:
@@ -26,7 +29,8 @@ def migrate(url: str) -> str:
     CREATE on the database, or find the roles of ``roles.sql`` and the schema made already.
 
     Raises:
-        ConfigurationError: PostgreSQL is too old, or the login may not do this.
+        ConfigurationError: PostgreSQL is too old, the ledger is newer than this package, or the
+            login may not do this.
         LedgerUnavailable: PostgreSQL cannot be reached.
     """
     engine = create_engine(driver_url(url), connect_args={"connect_timeout": 5})
@@ -77,9 +81,20 @@ def _apply(connection: Connection) -> None:
     roles = resources.files(__package__ or __name__).joinpath("roles.sql").read_text("utf-8")
     connection.execute(text(roles))
     connection.execute(text("SELECT set_config('role', :role, true)"), {"role": Role.OWNER.value})
+    _check_known(connection)
     config = _config()
     config.attributes.update(connection=connection, metadata=metadata)
-    command.upgrade(config, "head")
+    with _ALEMBIC:
+        command.upgrade(config, "head")
+
+
+def _check_known(connection: Connection) -> None:
+    found = current(connection)
+    if found is not None and found > head():
+        raise ConfigurationError(
+            f"The ledger is at version {found} and this prefect-n8n knows {head()}: install the"
+            " newer prefect-n8n that migrated it."
+        )
 
 
 def _config() -> Config:

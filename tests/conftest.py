@@ -15,13 +15,18 @@ for _name in list(os.environ):
 os.environ.pop("DATABASE_URL", None)
 # Before Prefect is imported: it reads profiles from its home, and writes results there.
 _HOME = tempfile.mkdtemp(prefix="pn8n-home-")
-os.environ |= {"PREFECT_HOME": _HOME, "DO_NOT_TRACK": "1"}
+os.environ |= {
+    "PREFECT_HOME": _HOME,
+    "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
+    "DO_NOT_TRACK": "1",
+}
 
 pytest_plugins = [
     "support.postgres",
     "support.receiver",
     "support.prefect_server",
     "support.bridge",
+    "support.n8n",
 ]
 
 

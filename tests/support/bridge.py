@@ -97,7 +97,7 @@ class Bridge:
         launcher = Launcher(
             database=database,
             client=self.client,
-            flows=await self.deploy(*flows),
+            flows=await self.deploy(*flows) if flows else {},
             settings=Settings(**QUICK | changes),
             owner=new_owner(),
         )

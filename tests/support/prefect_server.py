@@ -20,8 +20,8 @@ import pytest
 import pytest_asyncio
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.logging.handlers import APILogWorker
-from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from prefect_n8n.cli import local
 from prefect_n8n.cli.prefect_server import prefect_server as describe
 from prefect_n8n.cli.trigrams import provide_trigrams
 from support.postgres import Cluster
@@ -65,6 +65,8 @@ def prefect_api(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> I
     api = child.env["PREFECT_API_URL"]
     try:
         _wait(server, api, log)
+        # For all of the process: Prefect's own threads follow no context.
+        local.use({"PREFECT_API_URL": api})
         yield api
         APILogWorker.drain_all(timeout=5)
     finally:
@@ -85,7 +87,7 @@ def _wait(server: subprocess.Popen[bytes], api: str, log: Path) -> None:
 
 @pytest_asyncio.fixture
 async def prefect(prefect_api: str) -> AsyncIterator[PrefectClient]:
-    """A client of the server, which is also the one that Prefect's own code uses meanwhile."""
-    with temporary_settings({PREFECT_API_URL: prefect_api}):
-        async with get_client() as client:
-            yield client
+    """A client of the server."""
+    assert prefect_api
+    async with get_client() as client:
+        yield client
