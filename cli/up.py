@@ -147,7 +147,9 @@ class Up:
         for child in workers:
             name = child.name[0].lower() + child.name[1:]
             await self._timed(f"Starting {name}", supervisor.wait_ready(child))
-        local.publish(self.folder, {k: v for k, v in self.env.items() if not has_password(v)})
+        given = {name: os.environ[name] for name in ("DATABASE_URL", "PREFECT_API_URL")}
+        told = {k: v for k, v in (self.env | given).items() if not has_password(v)}
+        local.publish(self.folder, told)
         await show(self.say, settings=settings(), database=database, prepared=prepared, token=token)
 
     async def _prepared(self, database: Database) -> Prepared:
