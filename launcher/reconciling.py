@@ -6,7 +6,7 @@ Prefect restarts nothing by itself: the run of a killed runner stays Running for
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from uuid import UUID
 
 from prefect.client.schemas.objects import FlowRun, StateType
@@ -35,12 +35,14 @@ class Reconciler:
         prefect: PrefectApi,
         owner: str,
         settings: Settings,
+        held: Callable[[], Container[UUID]],
         on_rescued: Callable[[], None],
     ) -> None:
         self._database = database
         self._prefect = prefect
         self._owner = owner
         self._settings = settings
+        self._held = held
         self._on_rescued = on_rescued
 
     async def turn(self) -> None:
@@ -68,6 +70,9 @@ class Reconciler:
         )
         if end is not None:
             await finish(self._database, run, end, actor=f"launcher {self._owner}")
+        elif run.flow_run_id in self._held():
+            # Running here: its lease ran out because this process was starved, not lost.
+            return
         elif run.leased and await self._take_over(run):
             # Read again: until just now its runner may have been alive.
             now = (await self._prefect.read([run.flow_run_id])).get(run.flow_run_id)

@@ -66,7 +66,12 @@ class Launcher:
             bell=self._claim_bell,
         )
         self._watching = Watching(runner=self.runner, lease=settings.lease_seconds, **common)
-        self._reconciler = Reconciler(settings=settings, on_rescued=self._poll_bell.ring, **common)
+        self._reconciler = Reconciler(
+            settings=settings,
+            held=lambda: self.runner.leased,
+            on_rescued=self._poll_bell.ring,
+            **common,
+        )
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until ``stop`` is set; then end what is at hand, and leave the rest to others."""

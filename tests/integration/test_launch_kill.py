@@ -68,6 +68,7 @@ class Command:
             "PREFECT_N8N_LAUNCHER_DATABASE_URL": bridge.ledger.launcher_url,
             "PREFECT_N8N_DATA_DIR": str(bridge.folder),
             **{f"PREFECT_N8N_{name}".upper(): str(value) for name, value in QUICK.items()},
+            "PREFECT_N8N_LEASE_SECONDS": "2",
         }
 
     @property

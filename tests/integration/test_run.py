@@ -211,3 +211,38 @@ async def test_events_wait_while_prefect_is_away_and_go_on_by_themselves(bridge:
             events = [await bridge.ended(row, seconds=60) for row in rows]
     assert {event["state"] for event in events} == {"completed"}
     assert sorted(set(bodies)) == sorted(["before", *(f"while_{i}" for i in range(10))])
+
+
+async def test_a_starved_launcher_does_not_rescue_the_run_it_is_running(bridge: Bridge) -> None:
+    bodies: list[str] = []
+    hold = threading.Event()
+
+    async def on_order(event: WebhookEvent) -> None:
+        bodies.append(event.id)
+        await asyncio.to_thread(hold.wait, 30)
+
+    async def looked() -> bool:
+        nonlocal turns
+        turns += 1
+        return turns > 20
+
+    turns = 0
+    async with bridge.launcher(bridge.webhook(on_order)):
+        row = await bridge.record()
+        await until(lambda: asyncio.sleep(0, bool(bodies)), what="the flow's start")
+        # As if its renewals had come too late.
+        await expire_leases(bridge)
+        await until(looked, what="some turns of the reconciler")
+        hold.set()
+        event = await bridge.ended(row)
+    assert event["state"] == "completed"
+    assert event["executions"][0]["rescues"] == 0
+    assert len(bodies) == 1
+
+
+async def expire_leases(bridge: Bridge) -> None:
+    """Let every run's lease end now."""
+    async with bridge.database.transaction(DEFAULT_TENANT) as connection:
+        await connection.execute(
+            text("UPDATE prefect_n8n.workflow_executions SET lease_expires_at = now()")
+        )

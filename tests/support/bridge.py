@@ -37,7 +37,6 @@ from prefect_n8n.ledger.status import event_with_executions
 from support.postgres import Ledger
 
 QUICK: dict[str, Any] = {
-    "lease_seconds": 2.0,
     "poll_seconds": 0.2,
     "prefect_poll_seconds": 0.5,
     "reconcile_seconds": 0.3,
