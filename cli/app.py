@@ -115,7 +115,7 @@ def migrate(
         url = at.get_secret_value() if at else database_url(settings())
         say(f"The ledger is at version {run(url)}.")
         if dev_data:
-            apply(url)
+            apply(database_url(settings()))
             say("Example endpoints and triggers are there: see `prefect-n8n status`.")
 
 

@@ -7,7 +7,6 @@ DO $$
 DECLARE
   wanted text;
 BEGIN
-  PERFORM pg_advisory_xact_lock(hashtext('prefect_n8n_roles'));
   FOREACH wanted IN ARRAY ARRAY[
     'prefect_n8n_owner NOLOGIN', 'prefect_n8n_resolver NOLOGIN',
     'prefect_n8n_app LOGIN', 'prefect_n8n_launcher LOGIN NOINHERIT'

@@ -236,6 +236,13 @@ async def test_an_altered_entry_is_found(log: Log, change: str) -> None:
     assert found[0] == 2
 
 
+async def test_an_entry_rewritten_with_its_hash_is_found_by_the_next(log: Log) -> None:
+    await log.write(4)
+    log.tamper("UPDATE prefect_n8n.audit_log SET actor = 'nobody' WHERE seq = 2")
+    log.tamper("UPDATE prefect_n8n.audit_log a SET hash = prefect_n8n.audit_hash(a) WHERE seq = 2")
+    assert await log.broken() == [3]
+
+
 async def test_an_entry_moved_to_another_tenant_is_found(log: Log) -> None:
     await log.write(1)
     log.tamper(f"UPDATE prefect_n8n.audit_log SET tenant_id = '{OTHER_TENANT}'")

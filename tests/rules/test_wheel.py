@@ -89,7 +89,7 @@ def test_it_holds_the_package_and_nothing_else(wheel: Wheel) -> None:
 
 def test_no_module_and_no_data_file_is_forgotten(wheel: Wheel) -> None:
     wanted = {"py.typed"}
-    for pattern in ("**/*.py", "**/*.sql", "n8n/*.json"):
+    for pattern in ("**/*.py", "**/*.sql", "n8n/*.*"):
         wanted |= {str(path.relative_to(wheel.sources)) for path in wheel.sources.glob(pattern)}
     wanted = {name for name in wanted if name.split("/")[0] not in OUTSIDE}
     held = {name for name in wheel.names() if name.startswith("prefect_n8n/")}
