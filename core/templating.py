@@ -10,8 +10,9 @@ import json
 from collections.abc import Mapping
 from typing import Any, cast
 
-from jinja2 import StrictUndefined, TemplateError
-from jinja2.nativetypes import NativeEnvironment
+from jinja2 import StrictUndefined, TemplateError, Undefined, nodes
+from jinja2.exceptions import SecurityError
+from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from .errors import EventUnprocessable
@@ -20,8 +21,18 @@ MAX_BYTES = 262_144
 RESERVED_KEYS = frozenset({"__prefect_kind", "$ref"})
 
 
-class _Environment(ImmutableSandboxedEnvironment, NativeEnvironment):
-    """Jinja2's sandbox with native types."""
+class _Environment(ImmutableSandboxedEnvironment):
+    """Jinja2's sandbox without powers and repetitions, whose size a number from a stranger sets."""
+
+    intercepted_binops = frozenset({"*", "**"})
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        """Multiply numbers, and nothing else."""
+        if operator == "**" or not (
+            isinstance(left, int | float) and isinstance(right, int | float)
+        ):
+            raise SecurityError(f"{operator} of these is not allowed")
+        return super().call_binop(context, operator, left, right)
 
 
 _environment = _Environment(undefined=StrictUndefined)
@@ -60,13 +71,29 @@ def _render(value: Any, context: Mapping[str, Any]) -> Any:
     if not isinstance(value, str) or "{" not in value:
         return value
     try:
-        return _environment.from_string(value).render(context)
+        return _evaluate(value, context)
     except TemplateError as error:
         raise EventUnprocessable(f"The trigger's template {value!r} failed: {error}") from None
     except Exception as error:
         raise EventUnprocessable(
             f"The trigger's template {value!r} failed: {type(error).__name__}"
         ) from None
+
+
+def _evaluate(source: str, context: Mapping[str, Any]) -> Any:
+    """Return the value of a sole expression as it is, of any other template its text.
+
+    Not Jinja2's native types: they read a text such as ``1e3`` or ``[1]`` as Python.
+    """
+    tree = _environment.parse(source)
+    match tree.body:
+        case [nodes.Output(nodes=[expression])] if not isinstance(expression, nodes.TemplateData):
+            tree.body = [nodes.Assign(nodes.Name("value", "store"), expression)]
+            module = _environment.from_string(tree).make_module(dict(context))
+            value: Any = vars(module)["value"]
+            return str(value) if isinstance(value, Undefined) else value  # str() of it raises.
+        case _:
+            return _environment.from_string(tree).render(context)
 
 
 def _check(rendered: Any) -> None:

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic_core import ErrorDetails
+from pydantic_core.core_schema import ErrorType
 
 from ..core.errors import EventUnprocessable
 from .event import WebhookEvent
 
 _FIELD = "field_"
+
+# The others' messages quote the value, or are a validator's own, which may.
+_SAFE_MESSAGES = frozenset(get_args(ErrorType)) - {
+    "assertion_error",
+    "union_tag_invalid",
+    "uuid_parsing",
+    "value_error",
+}
 
 
 class Binding:
@@ -43,7 +53,7 @@ class Binding:
                 alias = f"{_FIELD}{len(fields)}"
                 self._names[alias] = name
                 default = ... if parameter.default is parameter.empty else parameter.default
-                fields[alias] = (hints.get(name, Any), Field(default, alias=name))
+                fields[alias] = (Annotated[hints.get(name, Any), Field(alias=name)], default)
         self._model: type[BaseModel] = create_model(
             "Body", __config__=ConfigDict(arbitrary_types_allowed=True), **fields
         )
@@ -58,7 +68,7 @@ class Binding:
             body = self._model.model_validate(event.body)
         except ValidationError as error:
             problems = "; ".join(
-                f"{'.'.join(map(str, e['loc']))}: {e['msg']}"
+                _describe(e)
                 for e in error.errors(include_input=False, include_url=False, include_context=False)
             )
             raise EventUnprocessable(f"The body does not fit the flow: {problems}") from None
@@ -67,3 +77,8 @@ class Binding:
             taken = {*arguments, *self._event_names}
             arguments |= {k: v for k, v in event.body.items() if k not in taken}
         return arguments | dict.fromkeys(self._event_names, event)
+
+
+def _describe(error: ErrorDetails) -> str:
+    what = error["msg"] if error["type"] in _SAFE_MESSAGES else error["type"]
+    return f"{'.'.join(map(str, error['loc']))}: {what}"

@@ -33,7 +33,11 @@ async def _in_thread(fn: Callable[..., Any], arguments: dict[str, Any]) -> Any:
 
     def work() -> Any:
         thread_id.append(threading.get_ident())
-        return context.run(fn, **arguments)
+        try:
+            return context.run(fn, **arguments)
+        except StopIteration as error:
+            # No future takes it: the run would never end. A coroutine says the same.
+            raise RuntimeError(f"{fn.__name__} raised StopIteration") from error
 
     pool = ThreadPoolExecutor(1, thread_name_prefix="prefect-n8n-flow")
     done = asyncio.get_running_loop().run_in_executor(pool, work)

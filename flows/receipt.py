@@ -27,7 +27,7 @@ async def show_receipt(event: WebhookEvent) -> None:
         )
         await acreate_link_artifact(
             link=event_link(event),
-            link_text=f"Event {event.id}",
+            link_text=f"Event {event.row_id}",
             key=f"{key}-link",
             description="The event in the ledger (asks for an API token)",
         )
@@ -62,4 +62,4 @@ def markdown_of(event: WebhookEvent) -> str:
 
 def _cell(value: str) -> str:
     """A sender's text inside a table cell: code, with nothing that ends the code or the cell."""
-    return "`" + value.replace("`", "'").replace("|", "¦").replace("\n", " ") + "`"
+    return "`" + re.sub(r"[\r\n]", " ", value).replace("`", "'").replace("|", "¦") + "`"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import deque
@@ -14,6 +15,7 @@ from sqlalchemy.exc import DataError, IntegrityError
 from ..core.errors import BodyInvalid, LedgerUnavailable, RequestError
 from ..ledger.database import Database
 from ..ledger.inbox import Arrival, Recorded, record_arrivals
+from .patience import ANSWER_SECONDS, QUERY_SECONDS, in_time
 
 logger = logging.getLogger("prefect_n8n.receiver")
 
@@ -21,7 +23,7 @@ MAX_BATCH = 64
 MAX_BATCH_BYTES = 4_194_304
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Waiting:
     arrival: Arrival
     answer: asyncio.Future[Recorded]
@@ -42,18 +44,24 @@ class Admission:
         """Return once ``arrival`` is committed (or was, earlier, under the same event id).
 
         Raises:
-            LedgerUnavailable: not committed: too many wait, or PostgreSQL is away.
+            LedgerUnavailable: not known to be committed: too many wait, or PostgreSQL is away.
             BodyInvalid: PostgreSQL cannot hold this body.
         """
         if self._waiting >= self._max_waiting:
             raise LedgerUnavailable("Too many requests wait for a commit.")
         item = _Waiting(arrival, asyncio.get_running_loop().create_future())
-        self._queues.setdefault(tenant, deque()).append(item)
+        queue = self._queues.setdefault(tenant, deque())
+        queue.append(item)
         self._waiting += 1
         if tenant not in self._writers:
             self._writers[tenant] = asyncio.create_task(self._write(tenant))
         try:
-            return await item.answer
+            async with in_time(ANSWER_SECONDS):
+                return await item.answer
+        except BaseException:
+            with contextlib.suppress(ValueError):
+                queue.remove(item)
+            raise
         finally:
             self._waiting -= 1
 
@@ -80,7 +88,7 @@ class Admission:
 
     async def _commit(self, tenant: UUID, batch: list[_Waiting]) -> None:
         try:
-            async with self._database.transaction(tenant) as connection:
+            async with in_time(QUERY_SECONDS), self._database.transaction(tenant) as connection:
                 outcome = await record_arrivals(connection, tenant, [w.arrival for w in batch])
         except (DataError, IntegrityError) as error:
             await self._isolate(tenant, batch, error)

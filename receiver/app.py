@@ -32,7 +32,7 @@ def create_app(database: Database, source: SecretSource, settings: Settings) -> 
         await admission.close()
         await database.close()
 
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/healthz", operations.healthz),
             Route("/readyz", operations.readyz),
@@ -45,3 +45,6 @@ def create_app(database: Database, source: SecretSource, settings: Settings) -> 
         exception_handlers={404: not_found, 405: method_not_allowed},
         lifespan=lifespan,
     )
+    # A redirect to the path without its last slash would repeat the Host that a stranger sent.
+    app.router.redirect_slashes = False
+    return app

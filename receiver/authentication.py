@@ -10,6 +10,7 @@ from starlette.requests import Request
 from ..core.errors import RequestError
 from ..ledger.database import Database
 from ..ledger.registry import Token, resolve_token
+from .patience import QUERY_SECONDS, in_time
 
 
 class Unauthorized(RequestError):
@@ -29,7 +30,7 @@ async def require(request: Request, database: Database, scope: str) -> Token:
     presented = _presented(request.headers.get("authorization", ""))
     if presented is None:
         raise Unauthorized("Send an API token: Authorization: Bearer <token>.")
-    async with database.transaction(None) as connection:
+    async with in_time(QUERY_SECONDS), database.transaction(None) as connection:
         token = await resolve_token(connection, presented)
     if token is None:
         raise Unauthorized("The API token is not known or has expired.")

@@ -11,6 +11,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ..core.errors import BodyInvalid, RequestError, Unavailable
 from .problems import problem, refused, unavailable
 
+MAX_HEAD = 65_536
+"""Bytes of a request's target and headers."""
+
 logger = logging.getLogger("prefect_n8n.receiver")
 
 _FRAMING = BodyInvalid("The request's Host or framing headers are not clear.", code="bad-framing")
@@ -34,7 +37,8 @@ class Edge:
             await send(message)
 
         try:
-            check_framing(scope["headers"])
+            check_framing(scope["http_version"], scope["headers"])
+            check_size(scope)
             await self.app(scope, receive, watched)
         except RequestError as error:
             await refused(error)(scope, receive, send)
@@ -52,21 +56,37 @@ class Edge:
                 await answer(scope, receive, send)
 
 
-def check_framing(headers: list[tuple[bytes, bytes]]) -> None:
+def check_framing(version: str, headers: list[tuple[bytes, bytes]]) -> None:
     """Demand one Host, no Transfer-Encoding but ``chunked``, and one way to tell the body's end.
+
+    HTTP/1.0 needs no Host and has no Transfer-Encoding.
 
     Raises:
         BodyInvalid: the framing is not clear (RFC 9112 section 6.1).
     """
     names = [name for name, _ in headers]
     encodings = [value.strip().lower() for name, value in headers if name == b"transfer-encoding"]
+    old = version == "1.0"
     clear = (
-        names.count(b"host") == 1
-        and encodings in ([], [b"chunked"])
+        version in ("1.0", "1.1")
+        and names.count(b"host") in ((0, 1) if old else (1,))
+        and encodings in ([[]] if old else [[], [b"chunked"]])
         and names.count(b"content-length") + len(encodings) <= 1
     )
     if not clear:
         raise _FRAMING
+
+
+def check_size(scope: Scope) -> None:
+    """Demand a head within its limit: h11 passes over one that came in one piece.
+
+    Raises:
+        RequestError: 431, it is larger.
+    """
+    size = len(scope["raw_path"]) + len(scope["query_string"])
+    size += sum(len(name) + len(value) + 4 for name, value in scope["headers"])
+    if size > MAX_HEAD:
+        raise RequestError("The request's head is too large.", code="head-too-large", status=431)
 
 
 async def read_body(receive: Receive, limit: int) -> bytes:

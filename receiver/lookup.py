@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import secrets
 import time
 from collections.abc import Awaitable, Callable
@@ -15,11 +16,15 @@ from ..core.settings import DEFAULT_TENANT
 from ..core.signing import Scheme, scheme_of
 from ..ledger.database import Database
 from ..ledger.registry import Endpoint, endpoint_by_id, endpoint_by_slug, resolve_endpoint
+from .patience import QUERY_SECONDS, in_time
 
 logger = logging.getLogger("prefect_n8n.receiver")
 
 FRESH_SECONDS = 5.0
 MAX_ENTRIES = 10_000
+
+# The shape of slugs and tokens. What it leaves out costs neither a query nor memory.
+_NAME = re.compile(r"[A-Za-z0-9._~-]{1,128}")
 
 SecretSource = Callable[[str], Awaitable[tuple[bytes, ...]]]
 """Loads the live keys of a credentials block by its name; raises ``PrefectUnavailable``."""
@@ -63,6 +68,8 @@ class Lookup:
         Raises:
             Unavailable: nothing is known yet and the database or Prefect is away.
         """
+        if not _NAME.fullmatch(path):
+            return self._closed_door
         entry = self._entries.get(path)
         if entry is not None and time.monotonic() - entry.since < FRESH_SECONDS:
             return entry.door
@@ -79,16 +86,21 @@ class Lookup:
         return door
 
     async def _load(self, path: str) -> Door:
-        async with self._database.transaction(self._tenant) as connection:
-            endpoint = await endpoint_by_slug(connection, self._tenant, path)
-            owner = None if endpoint else await resolve_endpoint(connection, path)
-        if owner is not None:
-            async with self._database.transaction(owner[0]) as connection:
-                endpoint = await endpoint_by_id(connection, *owner)
+        async with in_time(QUERY_SECONDS):
+            endpoint = await self._endpoint(path)
         if endpoint is None:
             return self._closed_door
         keys = await self._secrets.get(endpoint.credentials_block)
         return Door(endpoint, scheme_of(endpoint.scheme, endpoint.scheme_options), keys)
+
+    async def _endpoint(self, path: str) -> Endpoint | None:
+        async with self._database.transaction(self._tenant) as connection:
+            endpoint = await endpoint_by_slug(connection, self._tenant, path)
+            owner = None if endpoint else await resolve_endpoint(connection, path)
+        if owner is None:
+            return endpoint
+        async with self._database.transaction(owner[0]) as connection:
+            return await endpoint_by_id(connection, *owner)
 
 
 class SecretCache:

@@ -15,6 +15,7 @@ from ..ledger.database import Database
 from ..ledger.status import event_with_executions, overview
 from .admission import Admission
 from .authentication import require
+from .patience import QUERY_SECONDS, in_time
 from .problems import problem
 
 STUCK_SECONDS = 5.0
@@ -31,7 +32,10 @@ class Operations:
     async def status(self, request: Request) -> Response:
         """Counts by state, oldest pending age, launchers and leases, last error."""
         token = await require(request, self._database, "read")
-        async with self._database.transaction(token.tenant_id) as connection:
+        async with (
+            in_time(QUERY_SECONDS),
+            self._database.transaction(token.tenant_id) as connection,
+        ):
             return _json(await overview(connection, token.tenant_id))
 
     async def event(self, request: Request) -> Response:
@@ -41,7 +45,10 @@ class Operations:
             id = UUID(request.path_params["id"])
         except ValueError:
             raise _NO_EVENT from None
-        async with self._database.transaction(token.tenant_id) as connection:
+        async with (
+            in_time(QUERY_SECONDS),
+            self._database.transaction(token.tenant_id) as connection,
+        ):
             found = await event_with_executions(connection, token.tenant_id, id)
         if found is None:
             raise _NO_EVENT
@@ -56,7 +63,7 @@ class Operations:
         waited = self._admission.oldest_wait
         if waited > STUCK_SECONDS:
             raise LedgerUnavailable(f"the oldest request has waited {waited:.0f} s")
-        async with self._database.transaction(None) as connection:
+        async with in_time(QUERY_SECONDS), self._database.transaction(None) as connection:
             await overview(connection, UUID(int=0))
         return _json({"status": "ready"})
 
