@@ -38,7 +38,7 @@ _TAKE = """
 _CLAIM_LOST = text(f"""
     WITH found AS (
         SELECT tenant_id, id FROM prefect_n8n.webhook_events
-        WHERE lease_owner IS NOT NULL AND lease_expires_at < now()
+        WHERE lease_owner IS NOT NULL AND lease_expires_at < now() AND direction = 'inbound'
         ORDER BY lease_expires_at LIMIT :most FOR UPDATE SKIP LOCKED)
     {_TAKE}
 """)  # noqa: S608 - constants only
@@ -48,10 +48,10 @@ _CLAIM_LOST = text(f"""
 _CLAIM_DUE = text(f"""
     WITH found AS (
         SELECT tenant_id, id FROM prefect_n8n.webhook_events d
-        WHERE state IN ('pending', 'retryable') AND scheduled_at <= now()
+        WHERE direction = 'inbound' AND state IN ('pending', 'retryable') AND scheduled_at <= now()
           AND NOT EXISTS (SELECT FROM prefect_n8n.webhook_endpoints p
                           WHERE p.tenant_id = d.tenant_id AND p.id = d.endpoint_id
-                            AND p.state = 'paused')
+                            AND p.state <> 'on')
           AND NOT EXISTS (SELECT FROM prefect_n8n.workflow_triggers t
                           WHERE t.tenant_id = d.tenant_id AND t.endpoint_id = d.endpoint_id
                             AND t.state = 'on' AND t.deployment = ANY(CAST(:held AS text[])))

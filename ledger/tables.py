@@ -1,4 +1,4 @@
-"""The seven tables, in schema ``prefect_n8n``.
+"""The seven tables, in schema ``prefect_n8n``; their children are in ``children``.
 
 Every key, foreign key and unique constraint begins with ``tenant_id``: a conflict or a reference
 then never reveals another tenant's row. Row security, roles, triggers and functions are in
@@ -8,71 +8,48 @@ then never reveals another tenant's row. Row security, roles, triggers and funct
 from __future__ import annotations
 
 from datetime import datetime
-from enum import StrEnum
-from typing import Any, ClassVar
+from typing import Any
 from uuid import UUID, uuid4
 
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     Column,
-    DateTime,
+    Double,
     ForeignKeyConstraint,
     Index,
     LargeBinary,
-    MetaData,
     PrimaryKeyConstraint,
-    Text,
     UniqueConstraint,
     text,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB
-from sqlmodel import Field, SQLModel
+from sqlmodel import Field
 
-from .states import EventState, ExecutionState
-
-SCHEMA = "prefect_n8n"
-metadata = MetaData(
-    schema=SCHEMA,
-    naming_convention={
-        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-        "ck": "ck_%(table_name)s_%(constraint_name)s",
-        "fk": "fk_%(table_name)s_%(referred_table_name)s",
-        "pk": "pk_%(table_name)s",
-    },
+from . import children as children
+from .columns import (
+    SCHEMA,
+    LedgerTable,
+    jsonb,
+    metadata,
+    number,
+    one_of,
+    text_array,
+    text_column,
+    time,
 )
+from .states import BreakerState, EndpointState, EventState, ExecutionState
 
-
-class LedgerTable(SQLModel):
-    """Base of our tables: metadata of their own, apart from the user's SQLModel tables."""
-
-    metadata: ClassVar[MetaData] = metadata  # pyright: ignore[reportIncompatibleVariableOverride]
-
-
-def _one_of(column: str, words: type[StrEnum] | tuple[str, ...]) -> CheckConstraint:
-    listed = ", ".join(f"'{word!s}'" for word in words)
-    return CheckConstraint(f"{column} IN ({listed})", name=column)
-
-
-def _text(*, nullable: bool = False, default: str | None = None) -> Any:
-    server = None if default is None else text(f"'{default}'")
-    return Column(Text, nullable=nullable, server_default=server)
-
-
-def _time(*, nullable: bool = False, now: bool = False) -> Any:
-    return Column(
-        DateTime(timezone=True), nullable=nullable, server_default=text("now()") if now else None
-    )
-
-
-def _jsonb(*, nullable: bool = False, default: str | None = "{}") -> Any:
-    server = None if nullable or default is None else text(f"'{default}'::jsonb")
-    return Column(JSONB, nullable=nullable, server_default=server)
-
-
-def _text_array() -> Any:
-    return Column(ARRAY(Text), nullable=False, server_default=text("'{}'::text[]"))
+__all__ = [
+    "SCHEMA",
+    "AuditRow",
+    "EndpointRow",
+    "EventRow",
+    "ExecutionRow",
+    "SyncConfigRow",
+    "TokenRow",
+    "TriggerRow",
+    "metadata",
+]
 
 
 class EndpointRow(LedgerTable, table=True):
@@ -83,8 +60,12 @@ class EndpointRow(LedgerTable, table=True):
         PrimaryKeyConstraint("tenant_id", "id"),
         UniqueConstraint("tenant_id", "slug"),
         UniqueConstraint("tenant_id", "token_hash"),
-        _one_of("direction", ("inbound", "outbound")),
-        _one_of("state", ("on", "paused")),
+        one_of("direction", ("inbound", "outbound")),
+        one_of("state", EndpointState),
+        one_of("breaker", BreakerState),
+        one_of("on_unknown", ("ask", "resend")),
+        CheckConstraint("timeout_seconds BETWEEN 1 AND 300", name="timeout_range"),
+        CheckConstraint("max_in_flight BETWEEN 1 AND 64", name="max_in_flight_range"),
         CheckConstraint("slug ~ '^[a-z0-9][a-z0-9_-]{0,62}$'", name="slug_shape"),
         CheckConstraint("max_body BETWEEN 16384 AND 26214400", name="max_body_range"),
         CheckConstraint("octet_length(token_hash) = 32", name="token_hash_is_sha256"),
@@ -94,18 +75,33 @@ class EndpointRow(LedgerTable, table=True):
 
     tenant_id: UUID
     id: UUID = Field(default_factory=uuid4)
-    slug: str = Field(sa_column=_text())
-    direction: str = Field(default="inbound", sa_column=_text(default="inbound"))
-    state: str = Field(default="on", sa_column=_text(default="on"))
-    scheme: str = Field(default="standard", sa_column=_text(default="standard"))
-    scheme_options: dict[str, Any] = Field(default_factory=dict, sa_column=_jsonb())
-    credentials_block: str = Field(default="default", sa_column=_text(default="default"))
-    event_id_field: str = Field(default="id", sa_column=_text(default="id"))
-    event_type_field: str = Field(default="type", sa_column=_text(default="type"))
-    max_body: int = Field(default=1_048_576, sa_column_kwargs={"server_default": text("1048576")})
+    slug: str = Field(sa_column=text_column())
+    direction: str = Field(default="inbound", sa_column=text_column(default="inbound"))
+    state: str = Field(default="on", sa_column=text_column(default="on"))
+    scheme: str = Field(default="standard", sa_column=text_column(default="standard"))
+    scheme_options: dict[str, Any] = Field(default_factory=dict, sa_column=jsonb())
+    credentials_block: str = Field(default="default", sa_column=text_column(default="default"))
+    event_id_field: str = Field(default="id", sa_column=text_column(default="id"))
+    event_type_field: str = Field(default="type", sa_column=text_column(default="type"))
+    max_body: int = Field(default=1_048_576, sa_column_kwargs=number(1048576))
     token_hash: bytes | None = Field(default=None, sa_column=Column(LargeBinary, nullable=True))
-    created_at: datetime | None = Field(default=None, sa_column=_time(now=True))
-    updated_at: datetime | None = Field(default=None, sa_column=_time(now=True))
+    url: str | None = Field(default=None, sa_column=text_column(nullable=True))
+    n8n_workflow_id: str | None = Field(default=None, sa_column=text_column(nullable=True))
+    timeout_seconds: float = Field(
+        default=30.0, sa_column=Column(Double, nullable=False, server_default=text("30"))
+    )
+    max_in_flight: int = Field(default=8, sa_column_kwargs=number(8))
+    retry_policy: dict[str, Any] = Field(default_factory=dict, sa_column=jsonb())
+    success_rule: dict[str, Any] = Field(default_factory=dict, sa_column=jsonb())
+    on_unknown: str = Field(default="ask", sa_column=text_column(default="ask"))
+    fallback: list[dict[str, Any]] = Field(default_factory=list, sa_column=jsonb(default="[]"))
+    breaker: str = Field(default="closed", sa_column=text_column(default="closed"))
+    breaker_until: datetime | None = Field(default=None, sa_column=time(nullable=True))
+    failures: int = Field(default=0, sa_column_kwargs=number())
+    failing_since: datetime | None = Field(default=None, sa_column=time(nullable=True))
+    state_reason: str | None = Field(default=None, sa_column=text_column(nullable=True))
+    created_at: datetime | None = Field(default=None, sa_column=time(now=True))
+    updated_at: datetime | None = Field(default=None, sa_column=time(now=True))
 
 
 class EventRow(LedgerTable, table=True):
@@ -120,7 +116,12 @@ class EventRow(LedgerTable, table=True):
             ["tenant_id", "endpoint_id"],
             [f"{SCHEMA}.webhook_endpoints.tenant_id", f"{SCHEMA}.webhook_endpoints.id"],
         ),
-        _one_of("state", EventState),
+        ForeignKeyConstraint(
+            ["tenant_id", "parent_event_id"],
+            [f"{SCHEMA}.webhook_events.tenant_id", f"{SCHEMA}.webhook_events.id"],
+        ),
+        one_of("state", EventState),
+        one_of("direction", ("inbound", "outbound")),
         CheckConstraint("octet_length(body_hash) = 32", name="body_hash_is_sha256"),
         CheckConstraint("length(event_id) BETWEEN 1 AND 256", name="event_id_length"),
         CheckConstraint("length(type) <= 256", name="type_length"),
@@ -138,7 +139,22 @@ class EventRow(LedgerTable, table=True):
         Index(
             "ix_webhook_events_due",
             "scheduled_at",
-            postgresql_where=text("state IN ('pending', 'retryable')"),
+            postgresql_where=text("direction = 'inbound' AND state IN ('pending', 'retryable')"),
+        ),
+        # claim_deliveries: what is due at one endpoint, oldest first.
+        Index(
+            "ix_webhook_events_outbox",
+            "tenant_id",
+            "endpoint_id",
+            "scheduled_at",
+            postgresql_where=text("direction = 'outbound' AND state IN ('pending', 'retryable')"),
+        ),
+        # A fallback's deliveries, by the event they stand in for.
+        Index(
+            "ix_webhook_events_parent",
+            "tenant_id",
+            "parent_event_id",
+            postgresql_where=text("parent_event_id IS NOT NULL"),
         ),
         # claim_events: leases of lost launchers.
         Index(
@@ -155,23 +171,29 @@ class EventRow(LedgerTable, table=True):
     tenant_id: UUID
     id: UUID = Field(default_factory=uuid4)
     endpoint_id: UUID
-    event_id: str = Field(sa_column=_text())
-    type: str = Field(default="", sa_column=_text(default=""))
+    event_id: str = Field(sa_column=text_column())
+    type: str = Field(default="", sa_column=text_column(default=""))
     body: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
     body_hash: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
-    payload: dict[str, Any] = Field(sa_column=_jsonb(default=None))
-    headers: dict[str, str] = Field(default_factory=dict, sa_column=_jsonb())
-    traceparent: str | None = Field(default=None, sa_column=_text(nullable=True))
-    state: str = Field(default="pending", sa_column=_text(default="pending"))
-    reason: str | None = Field(default=None, sa_column=_text(nullable=True))
-    claims: int = Field(default=0, sa_column_kwargs={"server_default": text("0")})
-    redrive: int = Field(default=0, sa_column_kwargs={"server_default": text("0")})
-    received_at: datetime | None = Field(default=None, sa_column=_time(now=True))
-    scheduled_at: datetime | None = Field(default=None, sa_column=_time(now=True))
-    lease_owner: str | None = Field(default=None, sa_column=_text(nullable=True))
-    lease_expires_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
-    finalized_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
-    errors: list[str] = Field(default_factory=list, sa_column=_text_array())
+    payload: dict[str, Any] = Field(sa_column=jsonb(default=None))
+    headers: dict[str, str] = Field(default_factory=dict, sa_column=jsonb())
+    traceparent: str | None = Field(default=None, sa_column=text_column(nullable=True))
+    state: str = Field(default="pending", sa_column=text_column(default="pending"))
+    reason: str | None = Field(default=None, sa_column=text_column(nullable=True))
+    claims: int = Field(default=0, sa_column_kwargs=number())
+    redrive: int = Field(default=0, sa_column_kwargs=number())
+    received_at: datetime | None = Field(default=None, sa_column=time(now=True))
+    scheduled_at: datetime | None = Field(default=None, sa_column=time(now=True))
+    lease_owner: str | None = Field(default=None, sa_column=text_column(nullable=True))
+    lease_expires_at: datetime | None = Field(default=None, sa_column=time(nullable=True))
+    finalized_at: datetime | None = Field(default=None, sa_column=time(nullable=True))
+    errors: list[str] = Field(default_factory=list, sa_column=text_array())
+    direction: str = Field(default="inbound", sa_column=text_column(default="inbound"))
+    attempts: int = Field(default=0, sa_column_kwargs=number())
+    target_url: str | None = Field(default=None, sa_column=text_column(nullable=True))
+    callback_url: str | None = Field(default=None, sa_column=text_column(nullable=True))
+    parent_event_id: UUID | None = None
+    flow_run_id: UUID | None = None
 
 
 class TriggerRow(LedgerTable, table=True):
@@ -186,7 +208,7 @@ class TriggerRow(LedgerTable, table=True):
             [f"{SCHEMA}.webhook_endpoints.tenant_id", f"{SCHEMA}.webhook_endpoints.id"],
         ),
         # retired: made from a file that no longer has it; comes back with it.
-        _one_of("state", ("on", "paused", "retired")),
+        one_of("state", ("on", "paused", "retired")),
         CheckConstraint("cardinality(types) > 0", name="has_types"),
         CheckConstraint("deployment ~ '^[^/]+/[^/]+$'", name="deployment_is_flow_slash_name"),
     )
@@ -194,13 +216,14 @@ class TriggerRow(LedgerTable, table=True):
     tenant_id: UUID
     id: UUID = Field(default_factory=uuid4)
     endpoint_id: UUID
-    name: str = Field(sa_column=_text())
-    types: list[str] = Field(sa_column=_text_array())
-    deployment: str = Field(sa_column=_text())
-    parameters: dict[str, Any] | None = Field(default=None, sa_column=_jsonb(nullable=True))
-    state: str = Field(default="on", sa_column=_text(default="on"))
-    created_at: datetime | None = Field(default=None, sa_column=_time(now=True))
-    updated_at: datetime | None = Field(default=None, sa_column=_time(now=True))
+    name: str = Field(sa_column=text_column())
+    types: list[str] = Field(sa_column=text_array())
+    deployment: str = Field(sa_column=text_column())
+    parameters: dict[str, Any] | None = Field(default=None, sa_column=jsonb(nullable=True))
+    fallback: list[dict[str, Any]] = Field(default_factory=list, sa_column=jsonb(default="[]"))
+    state: str = Field(default="on", sa_column=text_column(default="on"))
+    created_at: datetime | None = Field(default=None, sa_column=time(now=True))
+    updated_at: datetime | None = Field(default=None, sa_column=time(now=True))
 
 
 class ExecutionRow(LedgerTable, table=True):
@@ -220,8 +243,8 @@ class ExecutionRow(LedgerTable, table=True):
             ["tenant_id", "trigger_id"],
             [f"{SCHEMA}.workflow_triggers.tenant_id", f"{SCHEMA}.workflow_triggers.id"],
         ),
-        _one_of("engine", ("prefect", "n8n")),
-        _one_of("state", ExecutionState),
+        one_of("engine", ("prefect", "n8n")),
+        one_of("state", ExecutionState),
         CheckConstraint(
             "(lease_owner IS NULL) = (lease_expires_at IS NULL)", name="lease_is_whole"
         ),
@@ -246,20 +269,21 @@ class ExecutionRow(LedgerTable, table=True):
     id: UUID = Field(default_factory=uuid4)
     webhook_event_id: UUID
     trigger_id: UUID
-    redrive: int = Field(default=0, sa_column_kwargs={"server_default": text("0")})
-    engine: str = Field(default="prefect", sa_column=_text(default="prefect"))
-    state: str = Field(default="pending", sa_column=_text(default="pending"))
+    redrive: int = Field(default=0, sa_column_kwargs=number())
+    engine: str = Field(default="prefect", sa_column=text_column(default="prefect"))
+    state: str = Field(default="pending", sa_column=text_column(default="pending"))
     flow_run_id: UUID | None = None
-    n8n_workflow_id: str | None = Field(default=None, sa_column=_text(nullable=True))
-    n8n_execution_id: str | None = Field(default=None, sa_column=_text(nullable=True))
-    rescues: int = Field(default=0, sa_column_kwargs={"server_default": text("0")})
-    lease_owner: str | None = Field(default=None, sa_column=_text(nullable=True))
-    lease_expires_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
-    created_at: datetime | None = Field(default=None, sa_column=_time(now=True))
-    started_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
-    finished_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
-    error: str | None = Field(default=None, sa_column=_text(nullable=True))
-    link: str | None = Field(default=None, sa_column=_text(nullable=True))
+    n8n_workflow_id: str | None = Field(default=None, sa_column=text_column(nullable=True))
+    n8n_execution_id: str | None = Field(default=None, sa_column=text_column(nullable=True))
+    rescues: int = Field(default=0, sa_column_kwargs=number())
+    lease_owner: str | None = Field(default=None, sa_column=text_column(nullable=True))
+    lease_expires_at: datetime | None = Field(default=None, sa_column=time(nullable=True))
+    created_at: datetime | None = Field(default=None, sa_column=time(now=True))
+    started_at: datetime | None = Field(default=None, sa_column=time(nullable=True))
+    finished_at: datetime | None = Field(default=None, sa_column=time(nullable=True))
+    error: str | None = Field(default=None, sa_column=text_column(nullable=True))
+    result: Any = Field(default=None, sa_column=jsonb(nullable=True))
+    link: str | None = Field(default=None, sa_column=text_column(nullable=True))
 
 
 class SyncConfigRow(LedgerTable, table=True):
@@ -269,24 +293,24 @@ class SyncConfigRow(LedgerTable, table=True):
     __table_args__ = (
         PrimaryKeyConstraint("tenant_id", "id"),
         UniqueConstraint("tenant_id", "name"),
-        _one_of("policy", ("left", "right", "newest", "manual")),
-        _one_of("state", ("on", "paused")),
+        one_of("policy", ("left", "right", "newest", "manual")),
+        one_of("state", ("on", "paused")),
         CheckConstraint("cardinality(key_fields) > 0", name="has_key"),
     )
 
     tenant_id: UUID
     id: UUID = Field(default_factory=uuid4)
-    name: str = Field(sa_column=_text())
-    left_side: dict[str, Any] = Field(sa_column=_jsonb(default=None))
-    right_side: dict[str, Any] = Field(sa_column=_jsonb(default=None))
-    key_fields: list[str] = Field(sa_column=_text_array())
-    field_owners: dict[str, str] = Field(default_factory=dict, sa_column=_jsonb())
-    policy: str = Field(default="newest", sa_column=_text(default="newest"))
-    cursor: dict[str, Any] | None = Field(default=None, sa_column=_jsonb(nullable=True))
-    schedule: str | None = Field(default=None, sa_column=_text(nullable=True))
-    state: str = Field(default="on", sa_column=_text(default="on"))
-    created_at: datetime | None = Field(default=None, sa_column=_time(now=True))
-    updated_at: datetime | None = Field(default=None, sa_column=_time(now=True))
+    name: str = Field(sa_column=text_column())
+    left_side: dict[str, Any] = Field(sa_column=jsonb(default=None))
+    right_side: dict[str, Any] = Field(sa_column=jsonb(default=None))
+    key_fields: list[str] = Field(sa_column=text_array())
+    field_owners: dict[str, str] = Field(default_factory=dict, sa_column=jsonb())
+    policy: str = Field(default="newest", sa_column=text_column(default="newest"))
+    cursor: dict[str, Any] | None = Field(default=None, sa_column=jsonb(nullable=True))
+    schedule: str | None = Field(default=None, sa_column=text_column(nullable=True))
+    state: str = Field(default="on", sa_column=text_column(default="on"))
+    created_at: datetime | None = Field(default=None, sa_column=time(now=True))
+    updated_at: datetime | None = Field(default=None, sa_column=time(now=True))
 
 
 class AuditRow(LedgerTable, table=True):
@@ -300,13 +324,13 @@ class AuditRow(LedgerTable, table=True):
 
     tenant_id: UUID
     seq: int = Field(default=0, sa_column=Column(BigInteger, nullable=False, autoincrement=False))
-    at: datetime | None = Field(default=None, sa_column=_time(now=True))
-    actor: str = Field(sa_column=_text())
-    action: str = Field(sa_column=_text())
-    subject: str = Field(sa_column=_text())
-    before: dict[str, Any] | None = Field(default=None, sa_column=_jsonb(nullable=True))
-    after: dict[str, Any] | None = Field(default=None, sa_column=_jsonb(nullable=True))
-    reason: str | None = Field(default=None, sa_column=_text(nullable=True))
+    at: datetime | None = Field(default=None, sa_column=time(now=True))
+    actor: str = Field(sa_column=text_column())
+    action: str = Field(sa_column=text_column())
+    subject: str = Field(sa_column=text_column())
+    before: dict[str, Any] | None = Field(default=None, sa_column=jsonb(nullable=True))
+    after: dict[str, Any] | None = Field(default=None, sa_column=jsonb(nullable=True))
+    reason: str | None = Field(default=None, sa_column=text_column(nullable=True))
     previous_hash: bytes = Field(default=b"", sa_column=Column(LargeBinary, nullable=False))
     hash: bytes = Field(default=b"", sa_column=Column(LargeBinary, nullable=False))
 
@@ -327,9 +351,9 @@ class TokenRow(LedgerTable, table=True):
 
     tenant_id: UUID
     id: UUID = Field(default_factory=uuid4)
-    name: str = Field(sa_column=_text())
+    name: str = Field(sa_column=text_column())
     token_hash: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
-    scopes: list[str] = Field(sa_column=_text_array())
-    created_at: datetime | None = Field(default=None, sa_column=_time(now=True))
-    expires_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
-    last_used_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
+    scopes: list[str] = Field(sa_column=text_array())
+    created_at: datetime | None = Field(default=None, sa_column=time(now=True))
+    expires_at: datetime | None = Field(default=None, sa_column=time(nullable=True))
+    last_used_at: datetime | None = Field(default=None, sa_column=time(nullable=True))

@@ -52,10 +52,12 @@ GRANTS = """
     FROM granted g, aclexplode(g.acl) x WHERE x.grantee <> g.owner GROUP BY 1, 2, 3
 """
 LAUNCHER_COLUMNS = {
-    ("SELECT", "webhook_endpoints"): "id state tenant_id",
+    ("SELECT", "webhook_endpoints"): "breaker breaker_until direction id state tenant_id",
+    ("UPDATE", "webhook_endpoints"): "breaker breaker_until",
     ("SELECT", "workflow_triggers"): "deployment endpoint_id state tenant_id",
     ("SELECT", "webhook_events"): (
-        "claims endpoint_id id lease_expires_at lease_owner scheduled_at state tenant_id"
+        "claims direction endpoint_id flow_run_id id lease_expires_at lease_owner scheduled_at"
+        " state tenant_id"
     ),
     ("UPDATE", "webhook_events"): "claims lease_expires_at lease_owner state",
     ("SELECT", "workflow_executions"): (
@@ -63,6 +65,11 @@ LAUNCHER_COLUMNS = {
         " started_at state tenant_id webhook_event_id"
     ),
     ("UPDATE", "workflow_executions"): "lease_expires_at lease_owner rescues started_at state",
+    ("SELECT", "fallbacks"): (
+        "claims finished_at flow_run_id id lease_expires_at lease_owner scheduled_at state"
+        " tenant_id"
+    ),
+    ("UPDATE", "fallbacks"): "claims lease_expires_at lease_owner state",
 }
 RESOLVER_COLUMNS = {
     ("SELECT", "webhook_endpoints"): "direction id tenant_id token_hash",
@@ -77,6 +84,7 @@ WHOLE = {
     ("prefect_n8n_app", "EXECUTE", "resolve_endpoint()"),
     ("prefect_n8n_app", "EXECUTE", "resolve_token()"),
     ("prefect_n8n_app", "EXECUTE", "audit_hash()"),
+    ("prefect_n8n_app", "EXECUTE", "record_delivery()"),
 }
 
 
