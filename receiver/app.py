@@ -24,7 +24,11 @@ PREFIX = "/api/webhooks/n8n"
 
 
 def create_app(database: Database, source: SecretSource, settings: Settings) -> Starlette:
-    """Build the receiver; it closes ``database`` when it ends."""
+    """Build the receiver; it closes ``database`` when it ends.
+
+    Raises:
+        ConfigurationError: the allow-list of targets cannot be read.
+    """
     admission = Admission(database, max_waiting=settings.max_waiting)
     waiters = Waiters(database, most=settings.max_waiters)
     intake = Intake(
@@ -32,6 +36,7 @@ def create_app(database: Database, source: SecretSource, settings: Settings) -> 
         admission,
         waiters,
         events_url=f"{settings.receiver_url}{PREFIX}/events",
+        allowed=settings.allow_list(),
     )
     operations = Operations(database, admission)
 

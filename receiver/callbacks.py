@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
-from urllib.parse import urlsplit
 
-from ..core.errors import RequestError
+from ..core.errors import CallRefused, RequestError
+from ..core.urls import AllowList, check_url
 
 FIELD = "callback_url"
 MAX_LENGTH = 2048
-
-_PRINTABLE = re.compile(r"[!-~]+")
 
 
 class CallbackRefused(RequestError):
@@ -21,35 +18,19 @@ class CallbackRefused(RequestError):
     code = "callback-refused"
 
 
-def callback_of(payload: dict[str, Any]) -> str | None:
+def callback_of(payload: dict[str, Any], allowed: AllowList) -> str | None:
     """Return the event's callback URL, whole, or None where it has none.
 
     Raises:
-        CallbackRefused: it is none that we call. The message does not repeat it.
+        CallbackRefused: it is none that we call. The message names its host at most.
     """
     url = payload.get(FIELD)
     if url is None or url == "":
         return None
-    problem = _problem(url)
-    if problem is not None:
-        raise CallbackRefused(f"The body's {FIELD!r} {problem}.")
-    return str(url)
-
-
-def _problem(url: object) -> str | None:
-    if not isinstance(url, str):
-        return "must be a text"
-    if len(url) > MAX_LENGTH:
-        return f"is longer than {MAX_LENGTH} characters"
-    if not _PRINTABLE.fullmatch(url):
-        return "has a character that no URL has"
+    if not isinstance(url, str) or len(url) > MAX_LENGTH:
+        raise CallbackRefused(f"{FIELD}: it must be a text of at most {MAX_LENGTH} characters.")
     try:
-        parts = urlsplit(url)
-        named = bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        return "is no URL"
-    if parts.scheme not in ("http", "https") or not named:
-        return "must be a whole http:// or https:// URL"
-    if "@" in parts.netloc:
-        return "must not hold a user or a password"
-    return None
+        check_url(url, allowed)
+    except CallRefused as error:
+        raise CallbackRefused(f"{FIELD}: {error}") from None
+    return url

@@ -17,6 +17,7 @@ from ..core.errors import BodyInvalid, EventConflict, RequestError
 from ..core.redaction import redact_headers
 from ..core.signing import Headers, Proof, claim_of, verify
 from ..core.strict_json import parse_object
+from ..core.urls import AllowList
 from ..ledger.inbox import Arrival
 from ..ledger.registry import Endpoint
 from . import answering
@@ -37,15 +38,26 @@ _JSON_TYPE = re.compile(
 
 
 class Intake:
-    """The receiving route. ``events_url`` is where operators see events, without their id."""
+    """The receiving route.
+
+    ``events_url`` is where operators see events, without their id; ``allowed`` what callbacks may
+    go to besides public addresses.
+    """
 
     def __init__(
-        self, lookup: Lookup, admission: Admission, waiters: Waiters, *, events_url: str
+        self,
+        lookup: Lookup,
+        admission: Admission,
+        waiters: Waiters,
+        *,
+        events_url: str,
+        allowed: AllowList,
     ) -> None:
         self._lookup = lookup
         self._admission = admission
         self._waiters = waiters
         self._events_url = events_url
+        self._allowed = allowed
 
     async def __call__(self, request: Request) -> Response:
         """Answer 202 once the event is committed, or 200 once it has ended, if it was preferred to
@@ -57,7 +69,7 @@ class Intake:
         body = await read_body(request.receive, door.endpoint.max_body)
         proof = verify(claim, body, door.secrets, now=time.time())
         _check_json_type(headers)
-        arrival = arrival_of(door.endpoint, proof, headers, body)
+        arrival = arrival_of(door.endpoint, proof, headers, body, self._allowed)
         tenant = door.endpoint.tenant_id
         recorded = await self._admission.accept(tenant, arrival)
         if not recorded.same_body:
@@ -74,7 +86,9 @@ class Intake:
         )
 
 
-def arrival_of(endpoint: Endpoint, proof: Proof, headers: Headers, body: bytes) -> Arrival:
+def arrival_of(
+    endpoint: Endpoint, proof: Proof, headers: Headers, body: bytes, allowed: AllowList
+) -> Arrival:
     """Turn a verified request into an arrival.
 
     Raises:
@@ -90,7 +104,7 @@ def arrival_of(endpoint: Endpoint, proof: Proof, headers: Headers, body: bytes) 
         body_hash=hashlib.sha256(body).digest(),
         headers=redact_headers(list(headers)),
         traceparent=_traceparent(headers),
-        callback_url=callback_of(payload),
+        callback_url=callback_of(payload, allowed),
     )
 
 
