@@ -24,7 +24,7 @@ PREFIX = "/api/webhooks/n8n"
 
 
 def create_app(database: Database, source: SecretSource, settings: Settings) -> Starlette:
-    """Build the receiver; it closes ``database`` when it ends.
+    """Build the receiver; it closes ``database`` when it ends. Its ``state.waiters`` are who waits.
 
     Raises:
         ConfigurationError: the allow-list of targets cannot be read.
@@ -62,6 +62,7 @@ def create_app(database: Database, source: SecretSource, settings: Settings) -> 
         exception_handlers={404: not_found, 405: method_not_allowed},
         lifespan=lifespan,
     )
+    app.state.waiters = waiters
     # A redirect to the path without its last slash would repeat the Host that a stranger sent.
     app.router.redirect_slashes = False
     return app
