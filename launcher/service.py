@@ -18,12 +18,14 @@ from ..core.settings import Settings
 from ..flows.webhook import WebhookFlow
 from ..ledger.database import Database
 from .claiming import Claiming
+from .delivering import Delivering
 from .launching import Launching
 from .listening import listen
 from .loops import Bell, forever
 from .prefect_api import PrefectApi
 from .reconciling import Reconciler
 from .runner import Runner
+from .threads import LoopThreads
 from .watching import Watching
 
 logger = logging.getLogger("prefect_n8n.launcher")
@@ -52,10 +54,17 @@ class Launcher:
         self._settings = settings
         self._database = database
         self._owner = owner
-        self._claim_bell, self._poll_bell = Bell(), Bell()
+        self._claim_bell, self._poll_bell, self._delivery_bell = Bell(), Bell(), Bell()
+        self._threads = LoopThreads(settings.runner_threads)
         self.prefect = PrefectApi(client)
         common: dict[str, Any] = {"database": database, "prefect": self.prefect, "owner": owner}
-        self.runner = Runner(flows=flows, settings=settings, on_free=self._slot_freed, **common)
+        self.runner = Runner(
+            flows=flows,
+            threads=self._threads,
+            settings=settings,
+            on_free=self._slot_freed,
+            **common,
+        )
         self.launching = Launching(settings=settings, on_launched=self.runner.start, **common)
         self._claiming = Claiming(
             database=database,
@@ -65,7 +74,15 @@ class Launcher:
             settings=settings,
             bell=self._claim_bell,
         )
-        self._watching = Watching(runner=self.runner, lease=settings.lease_seconds, **common)
+        self.delivering = Delivering(
+            threads=self._threads,
+            settings=settings,
+            on_free=self._delivery_bell.ring,
+            **common,
+        )
+        self._watching = Watching(
+            runner=self.runner, delivering=self.delivering, lease=settings.lease_seconds, **common
+        )
         self._reconciler = Reconciler(
             settings=settings,
             held=lambda: self.runner.leased,
@@ -92,18 +109,25 @@ class Launcher:
             forever("wake-up", self._listen, every=0.1),
             forever("leases", self._watching.renew, every=renewal),
             forever("reconciler", self._reconciler.turn, every=at.reconcile_seconds),
+            forever(
+                "deliveries", self.delivering.turn, every=at.poll_seconds, bell=self._delivery_bell
+            ),
+            forever("lost deliveries", self.delivering.rescue, every=at.poll_seconds),
+            forever("stale runs", self.delivering.sweep, every=at.reconcile_seconds),
+            forever("cancel watch", self._watching.look, every=at.prefect_poll_seconds),
+            forever("cancel events", self._watching.hear, every=1.0),
             *(self._runner_loops(at.prefect_poll_seconds) if self.runner.flows else []),
         ]
 
     def _runner_loops(self, every: float) -> list[Coroutine[Any, Any, None]]:
-        return [
-            forever("runs", self._poll, every=every, bell=self._poll_bell),
-            forever("cancel watch", self._watching.look, every=every),
-            forever("cancel events", self._watching.hear, every=1.0),
-        ]
+        return [forever("runs", self._poll, every=every, bell=self._poll_bell)]
 
     async def _listen(self) -> None:
-        await listen(self._database.url, self._owner, self._claim_bell.ring)
+        await listen(self._database.url, self._owner, self._wake)
+
+    def _wake(self) -> None:
+        self._claim_bell.ring()
+        self._delivery_bell.ring()
 
     async def _poll(self) -> None:
         """Start runs that are due in Prefect: rescued, started by hand, or once turned away."""
@@ -118,6 +142,7 @@ class Launcher:
 
     async def _drain(self) -> None:
         drains: list[Callable[[float], Coroutine[Any, Any, None]]] = [
+            self.delivering.drain,
             self._claiming.drain,
             self.runner.drain,
         ]
@@ -131,4 +156,4 @@ class Launcher:
                 logger.warning("%s What is left is taken over when its lease runs out.", error)
         renewing.cancel()
         await asyncio.gather(renewing, return_exceptions=True)
-        self.runner.stop()
+        self._threads.stop()

@@ -17,6 +17,7 @@ from .edge import Edge
 from .intake import Intake
 from .lookup import Lookup, SecretSource
 from .operations import Operations, method_not_allowed, not_found
+from .outgoing import Outgoing
 from .protocol import STOPPING
 from .waiting import Waiters
 
@@ -55,6 +56,7 @@ def create_app(database: Database, source: SecretSource, settings: Settings) -> 
             Route("/readyz", operations.readyz),
             Route(PREFIX, operations.status, methods=["GET"]),
             Route(PREFIX + "/events/{id}", operations.event, methods=["GET"]),
+            Route(PREFIX, Outgoing(database).__call__, methods=["PATCH"]),
             Route(PREFIX, intake.__call__, methods=["POST"]),
             Route(PREFIX + "/{endpoint}", intake.__call__, methods=["POST"]),
         ],
