@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from . import audit
+from . import audit, endings
 from .claims import Claimed
 from .states import EXECUTION_FINAL, ExecutionState
 
@@ -89,7 +89,7 @@ _END_LEASE = text("""
 """)
 _FINISH = text("""
     UPDATE prefect_n8n.workflow_executions
-    SET state = :state, finished_at = now(), error = :error,
+    SET state = :state, finished_at = now(), error = :error, result = CAST(:result AS jsonb),
         started_at = coalesce(started_at, now()), lease_owner = NULL, lease_expires_at = NULL
     WHERE tenant_id = :tenant AND id = :id AND finished_at IS NULL
     RETURNING webhook_event_id
@@ -210,7 +210,7 @@ async def bury(connection: AsyncConnection, event: Claimed, *, owner: str, reaso
         """),
         who | {"reason": reason, "owner": owner},
     )
-    await _audit_end(
+    await endings.conclude(
         connection, event.tenant_id, event.id, "dead", reason, actor=f"launcher {owner}"
     )
 
@@ -227,7 +227,7 @@ async def complete_unmatched(connection: AsyncConnection, event: Claimed, *, own
         """),
         {"tenant": event.tenant_id, "id": event.id, "owner": owner, "reason": reason},
     )
-    await _audit_end(
+    await endings.conclude(
         connection, event.tenant_id, event.id, "completed", reason, actor=f"launcher {owner}"
     )
 
@@ -239,14 +239,20 @@ async def finish(
     state: ExecutionState,
     *,
     error: str | None,
+    result: str | None = None,
     actor: str,
 ) -> bool:
-    """End an execution, and its event with the last one; False if it had ended already."""
+    """End an execution, and its event with the last one; False if it had ended already.
+
+    ``result`` is JSON, of what its flow returned. With ``completed``, ``error`` says why there is
+    none.
+    """
     assert state in EXECUTION_FINAL
     who = {"tenant": tenant, "id": execution}
     # The event first: of two executions that end at once, the second then sees the first's end.
     await connection.execute(_LOCK_EVENT_OF, who)
-    done = await connection.execute(_FINISH, who | {"state": state.value, "error": error})
+    values = {"state": state.value, "error": error, "result": result}
+    done = await connection.execute(_FINISH, who | values)
     event: UUID | None = done.scalar_one_or_none()
     if event is None:
         return False
@@ -257,26 +263,7 @@ async def finish(
 async def _sum_event(connection: AsyncConnection, tenant: UUID, event: UUID, *, actor: str) -> None:
     row = (await connection.execute(_SUM, {"tenant": tenant, "id": event})).one_or_none()
     if row is not None:
-        await _audit_end(connection, tenant, event, row.state, row.reason, actor=actor)
-
-
-async def _audit_end(
-    connection: AsyncConnection,
-    tenant: UUID,
-    event: UUID,
-    state: str,
-    reason: str | None,
-    *,
-    actor: str,
-) -> None:
-    await audit.record(
-        connection,
-        tenant,
-        actor=actor,
-        action=f"event.{state}",
-        subject=f"event/{event}",
-        reason=reason,
-    )
+        await endings.conclude(connection, tenant, event, row.state, row.reason, actor=actor)
 
 
 def _trigger(row: Any) -> Trigger:
