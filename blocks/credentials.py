@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import httpx
 from prefect.blocks.abstract import CredentialsBlock
 from pydantic import Field, HttpUrl, SecretStr
 
 from ..core.signing import secret_bytes
 
-API_KEY_HEADER = "X-N8N-API-KEY"
-TIMEOUT = httpx.Timeout(30.0, connect=5.0)
+if TYPE_CHECKING:
+    from .client import N8nClient
 
 
 class N8nCredentials(CredentialsBlock):
@@ -21,9 +20,10 @@ class N8nCredentials(CredentialsBlock):
         ```python
         from prefect_n8n import N8nCredentials
 
-        credentials = N8nCredentials.load("default")
-        with credentials.get_client() as client:
-            workflows = client.get("/workflows").json()
+        credentials = N8nCredentials.load("BLOCK_NAME")
+        async with credentials.get_client() as n8n:
+            async for workflow in n8n.workflows(active=True):
+                print(workflow.name)
         ```
     """
 
@@ -56,17 +56,21 @@ class N8nCredentials(CredentialsBlock):
         ),
     )
 
-    def get_client(self) -> httpx.Client:
-        """Return a client for n8n's public API, version 1: ``client.get("/workflows")``."""
-        headers = {"accept": "application/json"}
-        if self.api_key is not None:
-            headers[API_KEY_HEADER] = self.api_key.get_secret_value()
-        return httpx.Client(
-            base_url=str(self.base_url).rstrip("/") + "/api/v1",
-            headers=headers,
-            timeout=TIMEOUT,
-            follow_redirects=False,
-            trust_env=False,
+    def get_client(self) -> N8nClient:
+        """Return a client for this n8n: ``async with credentials.get_client() as n8n``.
+
+        It calls public addresses, and those that this process's settings allow.
+
+        Raises:
+            ConfigurationError: the settings' allow-list cannot be read.
+        """
+        # Here, because every process that imports Prefect imports this module.
+        from .client import N8nClient
+
+        return N8nClient(
+            str(self.base_url),
+            api_key=self.api_key.get_secret_value() if self.api_key else None,
+            webhook_url=str(self.webhook_url) if self.webhook_url else None,
         )
 
     def keys(self) -> tuple[bytes, ...]:

@@ -14,6 +14,7 @@ from typing import TypeVar
 from prefect.client.orchestration import get_client
 
 from ..core.settings import settings
+from ..core.urls import AllowList
 from ..ledger.database import Database
 from . import local
 from .banner import show
@@ -30,6 +31,8 @@ from .workers import launcher_child, receiver_child
 T = TypeVar("T")
 
 CHECK_SECONDS = 3.0
+LOOPBACK = ("127.0.0.0/8", "::1")
+"""What `up` lets be called: on one machine n8n is a neighbour."""
 
 
 @dataclass(slots=True)
@@ -58,6 +61,7 @@ class Up:
                 "PREFECT_N8N_DATA_DIR": str(self.folder),
                 "PREFECT_N8N_HOST": self.host,
                 "PREFECT_N8N_PORT": str(self.port),
+                "PREFECT_N8N_ALLOWED_TARGETS": _allowed_targets(settings().allowed_targets),
             }
         )
         check_free(self.host, self.port, "--port", "the receiver")
@@ -179,3 +183,14 @@ class Up:
         result = await work
         self.say(f"{what}: done in {time.monotonic() - begun:.1f} s")
         return result
+
+
+def _allowed_targets(given: str) -> str:
+    """The user's allow-list with this machine itself.
+
+    Raises:
+        ConfigurationError: the user's cannot be read.
+    """
+    AllowList.parse(given)
+    entries = [entry for entry in given.replace(",", " ").split() if entry not in LOOPBACK]
+    return ",".join([*entries, *LOOPBACK])

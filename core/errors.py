@@ -9,6 +9,22 @@
     │   ├── BodyInvalid         400: not the strict JSON object that is asked for
     │   └── EventConflict       409: a known event id with another body
     ├── EventUnprocessable      the event itself can never run: it is dead until redriven
+    ├── PrefectRefused          Prefect will never have this call: a human looks at its message
+    ├── CallFailed              a call to a target did not do what was asked
+    │   ├── CallRefused         our guard or limits refuse it, nothing was sent: a human changes the
+    │   │                       URL, the allow-list or the size
+    │   ├── CallNotSent         nothing reached the target (DNS, connect, TLS): try again
+    │   ├── OutcomeUnknown      it went out and no whole answer came (timeout, reset, truncated,
+    │   │                       oversized): ask whether it arrived before sending again
+    │   └── N8nApiError         n8n's public API answered with an error; ``message`` is n8n's own
+    │       ├── N8nUnauthorized     401, 403: a human gives the API key, or a scope to it
+    │       ├── N8nNotFound         404: it is gone, or n8n is still loading
+    │       ├── N8nConflict         409: look at the present state, then decide
+    │       ├── N8nRequestInvalid   other 4xx: the caller fixes the request
+    │       ├── N8nRateLimited      429: try again after ``retry_after``
+    │       ├── N8nServerError      5xx: try again later
+    │       └── N8nAnswerInvalid    no error, and not the JSON asked for (a starting n8n's HTML, a
+    │                               redirect, another type): try again; a human if it stays
     └── Unavailable             try again later, nothing was lost
         ├── LedgerUnavailable   PostgreSQL is away or overloaded
         └── PrefectUnavailable  the Prefect API is away
@@ -71,6 +87,82 @@ class EventUnprocessable(PrefectN8nError):
 
 class PrefectRefused(PrefectN8nError):
     """Prefect will not have this call, however often it is repeated; its message says why."""
+
+
+class CallFailed(PrefectN8nError):
+    """A call to a target did not do what was asked; a leaf says what the caller does next.
+
+    ``target`` is the called ``scheme://host:port`` and no more, because paths and queries of
+    webhooks are secrets; empty where the URL has no such parts. ``status`` is the HTTP status of
+    the answer, where its head came.
+    """
+
+    def __init__(self, message: str, *, target: str = "", status: int | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.target = target
+        self.status = status
+
+    def __str__(self) -> str:
+        return f"{self.target}: {self.message}" if self.target else self.message
+
+
+class CallRefused(CallFailed):
+    """Our own guard or limits refuse the call, and nothing was sent; a repeat does not help."""
+
+
+class CallNotSent(CallFailed):
+    """No byte of the request reached the target; the same call may succeed later."""
+
+
+class OutcomeUnknown(CallFailed):
+    """The request went out and no whole answer came: the target may have done what was asked."""
+
+
+class N8nApiError(CallFailed):
+    """n8n's public API answered, and not with what was asked for; ``message`` is n8n's own."""
+
+    def __str__(self) -> str:
+        return f"{self.target} answered {self.status}: {self.message}"
+
+
+class N8nUnauthorized(N8nApiError):
+    """401 or 403: no API key, a wrong one, one without the scope, or a feature without licence."""
+
+
+class N8nNotFound(N8nApiError):
+    """404: n8n does not have it (any more), or has not loaded its API yet."""
+
+
+class N8nConflict(N8nApiError):
+    """409: the present state forbids it, such as stopping an execution that has ended."""
+
+
+class N8nRequestInvalid(N8nApiError):
+    """Another 4xx: n8n does not accept the request as it is."""
+
+
+class N8nRateLimited(N8nApiError):
+    """429: too many calls; ``retry_after`` is in seconds, None where the answer does not say."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        target: str = "",
+        status: int | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message, target=target, status=status)
+        self.retry_after = retry_after
+
+
+class N8nServerError(N8nApiError):
+    """5xx: n8n failed, or a proxy before it."""
+
+
+class N8nAnswerInvalid(N8nApiError):
+    """Neither an error nor the JSON asked for: HTML, a redirect, or fields of another type."""
 
 
 class Unavailable(PrefectN8nError):

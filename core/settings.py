@@ -9,6 +9,8 @@ from uuid import UUID
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from .urls import AllowList
+
 DEFAULT_TENANT = UUID("00000000-0000-4000-8000-000000000001")
 """The tenant of an installation that has only one."""
 
@@ -52,6 +54,13 @@ class Settings(BaseSettings):
         validation_alias="N8N_WEBHOOK_SECRET",
         description="Secret shared with n8n; several, newest first, are parted by commas.",
     )
+    allowed_targets: str = Field(
+        default="",
+        description=(
+            "Targets that may be called although they are not public: hosts, addresses and networks"
+            " as host, host:port, 10.1.2.3 or 10.0.0.0/8, parted by commas."
+        ),
+    )
     tenant_id: UUID = Field(default=DEFAULT_TENANT, description="The tenant of this process.")
     allow_superuser: bool = Field(
         default=False,
@@ -93,6 +102,18 @@ class Settings(BaseSettings):
     runner_slots: int = Field(
         default=16, gt=0, description="Flow runs the resident runner holds at once."
     )
+
+    def allow_list(self) -> AllowList:
+        """Return the targets that may be called although they are not public.
+
+        These are ``allowed_targets``, and n8n where this process is told that it is.
+
+        Raises:
+            ConfigurationError: ``allowed_targets`` or an address of n8n cannot be read.
+        """
+        return AllowList.parse(self.allowed_targets).with_urls(
+            url for url in (self.n8n_base_url, self.n8n_webhook_url) if url
+        )
 
 
 @lru_cache

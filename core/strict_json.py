@@ -31,7 +31,7 @@ def parse_object(body: bytes) -> dict[str, Any]:
         text = body.decode("utf-8")
     except UnicodeDecodeError:
         raise BodyInvalid("The body is not UTF-8.") from None
-    _check_depth(text)
+    check_depth(text)
     keys = _KeyCount()
     try:
         value = json.loads(
@@ -52,15 +52,19 @@ def parse_object(body: bytes) -> dict[str, Any]:
     return fields
 
 
-def _check_depth(text: str) -> None:
-    """Refuse nesting before the recursive parser sees it."""
+def check_depth(text: str, limit: int = MAX_DEPTH) -> None:
+    """Refuse nesting before the recursive parser sees it.
+
+    Raises:
+        BodyInvalid: more than ``limit`` levels.
+    """
     depth = 0
     for match in _STRUCTURE.finditer(text):
         mark = match.group()
         if mark in "[{":
             depth += 1
-            if depth > MAX_DEPTH:
-                raise BodyInvalid(f"The body is nested deeper than {MAX_DEPTH} levels.")
+            if depth > limit:
+                raise BodyInvalid(f"The body is nested deeper than {limit} levels.")
         elif mark in "]}":
             depth -= 1
 

@@ -74,24 +74,16 @@ def test_a_short_secret_is_a_sentence_without_it() -> None:
     assert "hunter2" not in str(caught.value)
 
 
-@pytest.mark.parametrize("base", ["https://n8n.example.com", "https://n8n.example.com/"])
+@pytest.mark.parametrize("base", ["https://n8n.example.com", "https://n8n.example.com/n8n/"])
 def test_the_client(base: str) -> None:
-    made = N8nCredentials.model_validate({"base_url": base, "api_key": "hunter2-key"})
-    with made.get_client() as client:
-        request = client.build_request("GET", "/workflows")
-        assert str(request.url) == "https://n8n.example.com/api/v1/workflows"
-        assert request.headers["x-n8n-api-key"] == "hunter2-key"
-        assert request.headers["accept"] == "application/json"
-        assert client.timeout.connect is not None
-        assert client.follow_redirects is False, "the key would go where the answer says"
+    client = N8nCredentials.model_validate({"base_url": base}).get_client()
+    assert client.base_url == base.rstrip("/")
+    assert client.webhook_address("orders") == f"{base.rstrip('/')}/webhook/orders"
 
 
-def test_the_client_under_a_path_and_without_a_key() -> None:
-    made = N8nCredentials.model_validate({"base_url": "http://localhost:5678/n8n/"})
-    with made.get_client() as client:
-        request = client.build_request("GET", "/workflows")
-        assert str(request.url) == "http://localhost:5678/n8n/api/v1/workflows"
-        assert "x-n8n-api-key" not in request.headers
+def test_the_client_with_webhooks_elsewhere() -> None:
+    made = N8nCredentials.model_validate({"webhook_url": "https://hooks.example.com/in/"})
+    assert made.get_client().webhook_address("orders") == "https://hooks.example.com/in/orders"
 
 
 def test_wrong_addresses_are_refused() -> None:
