@@ -1,4 +1,4 @@
-"""Where a flow gets its event from: the ledger, by the id that Prefect was given."""
+"""What a flow works on: its event in the ledger, by the id that Prefect was given."""
 
 from __future__ import annotations
 
@@ -16,16 +16,24 @@ from .event import WebhookEvent
 tenant: ContextVar[UUID | None] = ContextVar("prefect_n8n_tenant", default=None)
 """The tenant of the run at hand; the resident runner sets it, elsewhere the setting holds."""
 
+owner: ContextVar[str | None] = ContextVar("prefect_n8n_owner", default=None)
+"""The launcher that holds the lease on what the run at hand works on; None outside of one."""
+
 # A pool of connections belongs to one event loop; the resident runner has several.
 _databases: WeakKeyDictionary[asyncio.AbstractEventLoop, Database] = WeakKeyDictionary()
 
 
-def _database() -> Database:
+def database() -> Database:
+    """Return the ledger for the running event loop.
+
+    Raises:
+        ConfigurationError: ``DATABASE_URL`` is not set.
+    """
     loop = asyncio.get_running_loop()
     if loop not in _databases:
         url = settings().database_url
         if url is None:
-            raise ConfigurationError("Set DATABASE_URL: the flow loads its event from there.")
+            raise ConfigurationError("Set DATABASE_URL: the flow works on the ledger there.")
         _databases[loop] = Database(url.get_secret_value())
     return _databases[loop]
 
@@ -38,7 +46,7 @@ async def load_event(row_id: UUID) -> WebhookEvent:
         LedgerUnavailable: PostgreSQL is away.
     """
     of = tenant.get() or settings().tenant_id
-    async with _database().transaction(of) as connection:
+    async with database().transaction(of) as connection:
         row = await load(connection, of, row_id)
     if row is None:
         raise EventUnprocessable(f"There is no event {row_id} in tenant {of}.")
@@ -47,6 +55,6 @@ async def load_event(row_id: UUID) -> WebhookEvent:
 
 async def close_database() -> None:
     """Close the pool of the running event loop, if it has one."""
-    database = _databases.pop(asyncio.get_running_loop(), None)
-    if database is not None:
-        await database.close()
+    pool = _databases.pop(asyncio.get_running_loop(), None)
+    if pool is not None:
+        await pool.close()

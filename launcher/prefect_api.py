@@ -5,13 +5,23 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from datetime import timedelta
+from typing import Any, cast
 from uuid import UUID
 
 import httpx
+from prefect import Flow
 from prefect.client.orchestration import PrefectClient
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
-from prefect.client.schemas.objects import FlowRun, State
+from prefect.client.schemas.filters import (
+    FlowFilter,
+    FlowFilterName,
+    FlowRunFilter,
+    FlowRunFilterExpectedStartTime,
+    FlowRunFilterId,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.client.schemas.responses import SetStateStatus
 from prefect.exceptions import ObjectNotFound, PrefectException
 from prefect.states import Cancelled, Crashed, Failed, Pending, Scheduled
@@ -78,6 +88,35 @@ class PrefectApi:
         except ObjectNotFound:
             self._deployments.pop(deployment, None)
             raise DeploymentMissing(f"Prefect has no deployment {deployment!r}.") from None
+
+    async def create_own_run(
+        self, flow: Flow[..., Any], *, parameters: dict[str, Any], name: str, tags: list[str]
+    ) -> FlowRun:
+        """Create a run that only this process executes: without a deployment, and Pending.
+
+        Raises:
+            PrefectUnavailable: Prefect is away.
+        """
+        async with bounded():
+            return await self._client.create_flow_run(
+                flow, parameters=parameters, name=name, tags=tags, state=Pending()
+            )
+
+    async def stale_runs(self, flow: Flow[..., Any], *, older_than: float) -> list[UUID]:
+        """Return runs of ``flow`` that have not ended and began longer ago than these seconds."""
+        began = cast(Any, now("UTC") - timedelta(seconds=older_than))
+        wanted = FlowRunFilter(
+            state=FlowRunFilterState(
+                type=FlowRunFilterStateType(any_=[StateType.PENDING, StateType.RUNNING])
+            ),
+            expected_start_time=FlowRunFilterExpectedStartTime(before_=began),
+        )
+        of = FlowFilter(name=FlowFilterName(any_=[flow.name]))
+        async with bounded():
+            found = await self._client.read_flow_runs(
+                flow_filter=of, flow_run_filter=wanted, limit=200
+            )
+        return [run.id for run in found]
 
     async def claim(self, run: FlowRun) -> bool:
         """Propose Pending: of many claimers exactly one is accepted, and limits apply here."""

@@ -54,6 +54,7 @@ class Runner:
         database: Database,
         prefect: PrefectApi,
         flows: Mapping[UUID, WebhookFlow],
+        threads: LoopThreads,
         owner: str,
         settings: Settings,
         on_free: Callable[[], None],
@@ -67,7 +68,7 @@ class Runner:
         self._settings = settings
         self._on_free = on_free
         self._manual = Manual(database, prefect, settings.tenant_id)
-        self._threads = LoopThreads(settings.runner_threads if flows else 0)
+        self._threads = threads
         self._held: dict[UUID, _Held] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -115,10 +116,6 @@ class Runner:
         if self._held:
             logger.warning("%d flow runs go on elsewhere, or at the next start", len(self._held))
             await self._expire(None)
-
-    def stop(self) -> None:
-        """End the threads."""
-        self._threads.stop()
 
     async def _guarded(self, flow_run: FlowRun) -> None:
         try:

@@ -18,12 +18,15 @@ from ..core.settings import Settings
 from ..flows.webhook import WebhookFlow
 from ..ledger.database import Database
 from .claiming import Claiming
+from .falling_back import FallingBack
 from .launching import Launching
 from .listening import listen
 from .loops import Bell, forever
 from .prefect_api import PrefectApi
 from .reconciling import Reconciler
 from .runner import Runner
+from .shipped import Shipped
+from .threads import LoopThreads
 from .watching import Watching
 
 logger = logging.getLogger("prefect_n8n.launcher")
@@ -52,10 +55,17 @@ class Launcher:
         self._settings = settings
         self._database = database
         self._owner = owner
-        self._claim_bell, self._poll_bell = Bell(), Bell()
+        self._claim_bell, self._poll_bell, self._fallback_bell = Bell(), Bell(), Bell()
+        self._threads = LoopThreads(settings.runner_threads)
         self.prefect = PrefectApi(client)
         common: dict[str, Any] = {"database": database, "prefect": self.prefect, "owner": owner}
-        self.runner = Runner(flows=flows, settings=settings, on_free=self._slot_freed, **common)
+        self.runner = Runner(
+            flows=flows,
+            threads=self._threads,
+            settings=settings,
+            on_free=self._slot_freed,
+            **common,
+        )
         self.launching = Launching(settings=settings, on_launched=self.runner.start, **common)
         self._claiming = Claiming(
             database=database,
@@ -64,6 +74,19 @@ class Launcher:
             owner=owner,
             settings=settings,
             bell=self._claim_bell,
+        )
+        self.falling_back = FallingBack(
+            threads=self._threads,
+            settings=settings,
+            on_free=self._fallback_bell.ring,
+            **common,
+        )
+        self.shipped = Shipped(
+            client=client,
+            prefect=self.prefect,
+            threads=self._threads,
+            falling_back=self.falling_back,
+            settings=settings,
         )
         self._watching = Watching(runner=self.runner, lease=settings.lease_seconds, **common)
         self._reconciler = Reconciler(
@@ -92,7 +115,18 @@ class Launcher:
             forever("wake-up", self._listen, every=0.1),
             forever("leases", self._watching.renew, every=renewal),
             forever("reconciler", self._reconciler.turn, every=at.reconcile_seconds),
+            *self._shipped_loops(at, renewal),
             *(self._runner_loops(at.prefect_poll_seconds) if self.runner.flows else []),
+        ]
+
+    def _shipped_loops(self, at: Settings, renewal: float) -> list[Coroutine[Any, Any, None]]:
+        falling, shipped = self.falling_back, self.shipped
+        return [
+            forever("fallbacks", falling.turn, every=at.poll_seconds, bell=self._fallback_bell),
+            forever("fallback leases", falling.renew, every=renewal),
+            forever("lost fallback runs", falling.sweep, every=at.reconcile_seconds),
+            forever("shipped flows", shipped.turn, every=at.prefect_poll_seconds),
+            forever("lost redrives", shipped.rescue, every=at.reconcile_seconds),
         ]
 
     def _runner_loops(self, every: float) -> list[Coroutine[Any, Any, None]]:
@@ -103,7 +137,11 @@ class Launcher:
         ]
 
     async def _listen(self) -> None:
-        await listen(self._database.url, self._owner, self._claim_bell.ring)
+        await listen(self._database.url, self._owner, self._wake)
+
+    def _wake(self) -> None:
+        self._claim_bell.ring()
+        self._fallback_bell.ring()
 
     async def _poll(self) -> None:
         """Start runs that are due in Prefect: rescued, started by hand, or once turned away."""
@@ -120,6 +158,8 @@ class Launcher:
         drains: list[Callable[[float], Coroutine[Any, Any, None]]] = [
             self._claiming.drain,
             self.runner.drain,
+            self.falling_back.drain,
+            self.shipped.drain,
         ]
         renewing = asyncio.create_task(
             forever("leases", self._watching.renew, every=self._settings.lease_seconds / 4)
@@ -131,4 +171,4 @@ class Launcher:
                 logger.warning("%s What is left is taken over when its lease runs out.", error)
         renewing.cancel()
         await asyncio.gather(renewing, return_exceptions=True)
-        self.runner.stop()
+        self._threads.stop()

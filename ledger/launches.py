@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from . import audit
+from . import audit, fallbacks
 from .claims import Claimed
 from .states import EXECUTION_FINAL, ExecutionState
 
@@ -75,9 +75,9 @@ _LAUNCHED = text("""
     WHERE x.tenant_id = :tenant AND x.id = :id AND x.state = 'pending'
       AND e.tenant_id = x.tenant_id AND e.id = x.webhook_event_id AND e.lease_owner = :owner
 """)
-_UNPLANNED = text("""
-    UPDATE prefect_n8n.workflow_executions SET state = 'dead', finished_at = now(), error = :error
-    WHERE tenant_id = :tenant AND webhook_event_id = :event AND state = 'pending'
+_UNLAUNCHED = text("""
+    SELECT id FROM prefect_n8n.workflow_executions
+    WHERE tenant_id = :tenant AND webhook_event_id = :event AND state = 'pending' ORDER BY id
 """)
 _REFUSED = text("""
     UPDATE prefect_n8n.workflow_executions SET state = 'dead', finished_at = now(), error = :error
@@ -91,7 +91,14 @@ _FINISH = text("""
     UPDATE prefect_n8n.workflow_executions
     SET state = :state, finished_at = now(), error = :error,
         started_at = coalesce(started_at, now()), lease_owner = NULL, lease_expires_at = NULL
-    WHERE tenant_id = :tenant AND id = :id AND finished_at IS NULL
+    WHERE tenant_id = :tenant AND id = :id AND finished_at IS NULL AND state <> 'falling_back'
+    RETURNING webhook_event_id
+""")
+_END_FALLEN = text("""
+    UPDATE prefect_n8n.workflow_executions
+    SET state = CASE WHEN :state = 'failed' AND flow_run_id IS NULL THEN 'dead' ELSE :state END,
+        finished_at = now(), error = :error
+    WHERE tenant_id = :tenant AND id = :id AND state = 'falling_back'
     RETURNING webhook_event_id
 """)
 _LOCK_EVENT_OF = text("""
@@ -110,7 +117,9 @@ _SUM = text("""
                     WHEN count(*) FILTER (WHERE x.state = 'cancelled') > 0 THEN 'cancelled'
                     ELSE 'completed' END AS state,
                CASE WHEN count(*) = 0 THEN 'no trigger matched'
-                    ELSE min(x.error) FILTER (WHERE x.state <> 'completed') END AS reason,
+                    -- A completed one has a text only if its fallback completed it.
+                    ELSE coalesce(min(x.error) FILTER (WHERE x.state <> 'completed'),
+                                  min(x.error)) END AS reason,
                count(*) FILTER (WHERE x.finished_at IS NULL) AS open
         FROM prefect_n8n.webhook_events o
         LEFT JOIN prefect_n8n.workflow_executions x
@@ -177,10 +186,15 @@ async def record_launched(
 
 
 async def refuse_execution(
-    connection: AsyncConnection, event: Claimed, execution: UUID, error: str
-) -> None:
-    """End an execution that can never be started."""
-    await connection.execute(_REFUSED, {"tenant": event.tenant_id, "id": execution, "error": error})
+    connection: AsyncConnection, event: Claimed, execution: UUID, error: str, *, owner: str
+) -> bool:
+    """End an execution that can never be started; True where its trigger's fallback goes on."""
+    who = {"tenant": event.tenant_id, "id": execution}
+    actor = f"launcher {owner}"
+    if await fallbacks.begin_for(connection, event.tenant_id, execution, error, actor=actor):
+        return True
+    await connection.execute(_REFUSED, who | {"error": error})
+    return False
 
 
 async def end_launch(connection: AsyncConnection, event: Claimed, *, owner: str) -> None:
@@ -198,9 +212,14 @@ async def end_launch(connection: AsyncConnection, event: Claimed, *, owner: str)
 
 
 async def bury(connection: AsyncConnection, event: Claimed, *, owner: str, reason: str) -> None:
-    """End an event that cannot be launched: its unlaunched executions are dead, and so is it."""
+    """End an event that cannot be launched: its unlaunched executions are dead, and so is it,
+    unless a trigger's fallback goes on with it."""
     who = {"tenant": event.tenant_id, "event": event.id}
-    await connection.execute(_UNPLANNED, who | {"error": reason})
+    pending = [row.id for row in await connection.execute(_UNLAUNCHED, who)]
+    falling = [await refuse_execution(connection, event, x, reason, owner=owner) for x in pending]
+    if any(falling):
+        await end_launch(connection, event, owner=owner)
+        return
     await connection.execute(
         text("""
             UPDATE prefect_n8n.webhook_events
@@ -241,17 +260,42 @@ async def finish(
     error: str | None,
     actor: str,
 ) -> bool:
-    """End an execution, and its event with the last one; False if it had ended already."""
+    """End an execution, and its event with the last one; False if it had ended already.
+
+    A failed one whose trigger has a fallback does not end yet: it falls back.
+    """
     assert state in EXECUTION_FINAL
     who = {"tenant": tenant, "id": execution}
     # The event first: of two executions that end at once, the second then sees the first's end.
     await connection.execute(_LOCK_EVENT_OF, who)
+    if state is ExecutionState.FAILED and await fallbacks.begin_for(
+        connection, tenant, execution, error, actor=actor
+    ):
+        return True
     done = await connection.execute(_FINISH, who | {"state": state.value, "error": error})
     event: UUID | None = done.scalar_one_or_none()
     if event is None:
         return False
     await _sum_event(connection, tenant, event, actor=actor)
     return True
+
+
+async def end_fallen(
+    connection: AsyncConnection,
+    tenant: UUID,
+    execution: UUID,
+    state: ExecutionState,
+    *,
+    error: str,
+    actor: str,
+) -> None:
+    """End an execution whose fallback has ended; a failed one that never had a run is dead."""
+    who = {"tenant": tenant, "id": execution}
+    await connection.execute(_LOCK_EVENT_OF, who)
+    done = await connection.execute(_END_FALLEN, who | {"state": state.value, "error": error})
+    event: UUID | None = done.scalar_one_or_none()
+    if event is not None:
+        await _sum_event(connection, tenant, event, actor=actor)
 
 
 async def _sum_event(connection: AsyncConnection, tenant: UUID, event: UUID, *, actor: str) -> None:
