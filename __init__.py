@@ -13,12 +13,19 @@ from .blocks import N8nCredentials
 
 if TYPE_CHECKING:
     from .flows.event import WebhookEvent
+    from .flows.send import Sent, asend, send
     from .flows.webhook import webhook
 
 __version__ = "0.1.0"
-__all__ = ["N8nCredentials", "WebhookEvent", "webhook"]
+__all__ = ["N8nCredentials", "Sent", "WebhookEvent", "asend", "send", "webhook"]
 
-_LAZY = {"WebhookEvent": ".flows.event", "webhook": ".flows.webhook"}
+_LAZY = {
+    "Sent": ".flows.send",
+    "WebhookEvent": ".flows.event",
+    "asend": ".flows.send",
+    "send": ".flows.send",
+    "webhook": ".flows.webhook",
+}
 
 
 def __getattr__(name: str) -> Any:

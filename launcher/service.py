@@ -18,6 +18,7 @@ from ..core.settings import Settings
 from ..flows.webhook import WebhookFlow
 from ..ledger.database import Database
 from .claiming import Claiming
+from .delivering import Delivering
 from .falling_back import FallingBack
 from .launching import Launching
 from .listening import listen
@@ -55,7 +56,8 @@ class Launcher:
         self._settings = settings
         self._database = database
         self._owner = owner
-        self._claim_bell, self._poll_bell, self._fallback_bell = Bell(), Bell(), Bell()
+        self._claim_bell, self._poll_bell = Bell(), Bell()
+        self._delivery_bell, self._fallback_bell = Bell(), Bell()
         self._threads = LoopThreads(settings.runner_threads)
         self.prefect = PrefectApi(client)
         common: dict[str, Any] = {"database": database, "prefect": self.prefect, "owner": owner}
@@ -88,7 +90,19 @@ class Launcher:
             falling_back=self.falling_back,
             settings=settings,
         )
-        self._watching = Watching(runner=self.runner, lease=settings.lease_seconds, **common)
+        self.delivering = Delivering(
+            threads=self._threads,
+            settings=settings,
+            on_free=self._delivery_bell.ring,
+            **common,
+        )
+        self._watching = Watching(
+            runner=self.runner,
+            delivering=self.delivering,
+            falling_back=self.falling_back,
+            lease=settings.lease_seconds,
+            **common,
+        )
         self._reconciler = Reconciler(
             settings=settings,
             held=lambda: self.runner.leased,
@@ -116,6 +130,13 @@ class Launcher:
             forever("leases", self._watching.renew, every=renewal),
             forever("reconciler", self._reconciler.turn, every=at.reconcile_seconds),
             *self._shipped_loops(at, renewal),
+            forever(
+                "deliveries", self.delivering.turn, every=at.poll_seconds, bell=self._delivery_bell
+            ),
+            forever("lost deliveries", self.delivering.rescue, every=at.poll_seconds),
+            forever("stale runs", self.delivering.sweep, every=at.reconcile_seconds),
+            forever("cancel watch", self._watching.look, every=at.prefect_poll_seconds),
+            forever("cancel events", self._watching.hear, every=1.0),
             *(self._runner_loops(at.prefect_poll_seconds) if self.runner.flows else []),
         ]
 
@@ -130,11 +151,7 @@ class Launcher:
         ]
 
     def _runner_loops(self, every: float) -> list[Coroutine[Any, Any, None]]:
-        return [
-            forever("runs", self._poll, every=every, bell=self._poll_bell),
-            forever("cancel watch", self._watching.look, every=every),
-            forever("cancel events", self._watching.hear, every=1.0),
-        ]
+        return [forever("runs", self._poll, every=every, bell=self._poll_bell)]
 
     async def _listen(self) -> None:
         await listen(self._database.url, self._owner, self._wake)
@@ -142,6 +159,7 @@ class Launcher:
     def _wake(self) -> None:
         self._claim_bell.ring()
         self._fallback_bell.ring()
+        self._delivery_bell.ring()
 
     async def _poll(self) -> None:
         """Start runs that are due in Prefect: rescued, started by hand, or once turned away."""
@@ -156,6 +174,7 @@ class Launcher:
 
     async def _drain(self) -> None:
         drains: list[Callable[[float], Coroutine[Any, Any, None]]] = [
+            self.delivering.drain,
             self._claiming.drain,
             self.runner.drain,
             self.falling_back.drain,

@@ -31,7 +31,7 @@ _RECORD = """
 RECORD = text(_RECORD)
 """For SQLAlchemy."""
 
-RECORD_PSYCOPG = re.sub(r":(\w+)", r"%(\1)s", _RECORD)
+RECORD_PSYCOPG = re.sub(r":(\w+)", r"%(\1)s", _RECORD).encode()
 """For psycopg."""
 
 

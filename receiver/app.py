@@ -16,6 +16,7 @@ from .edge import Edge
 from .intake import Intake
 from .lookup import Lookup, SecretSource
 from .operations import Operations, method_not_allowed, not_found
+from .outgoing import Outgoing
 
 PREFIX = "/api/webhooks/n8n"
 
@@ -38,6 +39,7 @@ def create_app(database: Database, source: SecretSource, settings: Settings) -> 
             Route("/readyz", operations.readyz),
             Route(PREFIX, operations.status, methods=["GET"]),
             Route(PREFIX + "/events/{id}", operations.event, methods=["GET"]),
+            Route(PREFIX, Outgoing(database).__call__, methods=["PATCH"]),
             Route(PREFIX, intake.__call__, methods=["POST"]),
             Route(PREFIX + "/{endpoint}", intake.__call__, methods=["POST"]),
         ],

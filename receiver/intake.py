@@ -41,10 +41,10 @@ class Intake:
         headers: Headers = request.scope["headers"]
         door = await self._lookup.find(request.path_params.get("endpoint", DEFAULT_ENDPOINT))
         claim = claim_of(door.scheme, headers)
-        _check_identity_encoding(headers)
+        check_identity_encoding(headers)
         body = await read_body(request.receive, door.endpoint.max_body)
         proof = verify(claim, body, door.secrets, now=time.time())
-        _check_json_type(headers)
+        check_json_type(headers)
         arrival = arrival_of(door.endpoint, proof, headers, body)
         recorded = await self._admission.accept(door.endpoint.tenant_id, arrival)
         return _answer(recorded)
@@ -101,7 +101,12 @@ def _traceparent(headers: Headers) -> str | None:
     return found[0].decode() if len(found) == 1 and _TRACEPARENT.fullmatch(found[0]) else None
 
 
-def _check_identity_encoding(headers: Headers) -> None:
+def check_identity_encoding(headers: Headers) -> None:
+    """Demand a body that is not compressed.
+
+    Raises:
+        RequestError: 415.
+    """
     encodings = [value.lower() for name, value in headers if name == b"content-encoding"]
     if encodings not in ([], [b"identity"]):
         raise RequestError(
@@ -109,7 +114,12 @@ def _check_identity_encoding(headers: Headers) -> None:
         )
 
 
-def _check_json_type(headers: Headers) -> None:
+def check_json_type(headers: Headers) -> None:
+    """Demand JSON in UTF-8.
+
+    Raises:
+        RequestError: 415.
+    """
     types = [value.strip() for name, value in headers if name == b"content-type"]
     if len(types) != 1 or not _JSON_TYPE.fullmatch(types[0]):
         raise RequestError(

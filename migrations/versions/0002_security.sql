@@ -29,7 +29,7 @@ $$;
 
 -- The launcher claims deliveries endpoint by endpoint, and lets one probe past an open breaker.
 GRANT SELECT (direction, flow_run_id) ON prefect_n8n.webhook_events TO prefect_n8n_launcher;
-GRANT SELECT (direction, breaker, breaker_until), UPDATE (breaker, breaker_until)
+GRANT SELECT (slug, direction, breaker, breaker_until), UPDATE (breaker, breaker_until)
   ON prefect_n8n.webhook_endpoints TO prefect_n8n_launcher;
 CREATE POLICY launcher_update ON prefect_n8n.webhook_endpoints FOR UPDATE TO prefect_n8n_launcher
   USING (direction = 'outbound' AND state = 'on') WITH CHECK (direction = 'outbound' AND state = 'on');

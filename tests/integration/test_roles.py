@@ -52,7 +52,7 @@ GRANTS = """
     FROM granted g, aclexplode(g.acl) x WHERE x.grantee <> g.owner GROUP BY 1, 2, 3
 """
 LAUNCHER_COLUMNS = {
-    ("SELECT", "webhook_endpoints"): "breaker breaker_until direction id state tenant_id",
+    ("SELECT", "webhook_endpoints"): "breaker breaker_until direction id slug state tenant_id",
     ("UPDATE", "webhook_endpoints"): "breaker breaker_until",
     ("SELECT", "workflow_triggers"): "deployment endpoint_id state tenant_id",
     ("SELECT", "webhook_events"): (
@@ -240,7 +240,7 @@ def test_the_launcher_sees_what_claiming_needs_of_all_tenants(filled: Ledger) ->
         "SELECT payload FROM prefect_n8n.webhook_events",
         "SELECT headers FROM prefect_n8n.webhook_events",
         "SELECT error FROM prefect_n8n.workflow_executions",
-        "SELECT slug FROM prefect_n8n.webhook_endpoints",
+        "SELECT url FROM prefect_n8n.webhook_endpoints",
         "SELECT token_hash FROM prefect_n8n.webhook_endpoints",
         "SELECT parameters FROM prefect_n8n.workflow_triggers",
         "SELECT tenant_id FROM prefect_n8n.api_tokens",
