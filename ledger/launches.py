@@ -108,7 +108,8 @@ _LOCK_EVENT_OF = text("""
         WHERE tenant_id = :tenant AND id = :id)
     FOR UPDATE
 """)
-# sum_event: an event ends when the last of its executions has; the worst end is its own.
+# sum_event: an event ends when the last of its executions has; the worst end is its own. Those of
+# other redrives, or started by hand or by a fallback, do not count.
 _SUM = text("""
     UPDATE prefect_n8n.webhook_events e
     SET state = s.state, finalized_at = now(), reason = s.reason
@@ -116,18 +117,17 @@ _SUM = text("""
         SELECT CASE WHEN count(*) FILTER (WHERE x.state IN ('failed', 'dead')) > 0 THEN 'dead'
                     WHEN count(*) FILTER (WHERE x.state = 'cancelled') > 0 THEN 'cancelled'
                     ELSE 'completed' END AS state,
-               CASE WHEN count(*) = 0 THEN 'no trigger matched'
-                    -- A completed one has a text only if its fallback completed it.
-                    ELSE coalesce(min(x.error) FILTER (WHERE x.state <> 'completed'),
-                                  min(x.error)) END AS reason,
+               -- A completed one has a text only if its fallback completed it.
+               coalesce(min(x.error) FILTER (WHERE x.state <> 'completed'), min(x.error)) AS reason,
+               count(*) AS executions,
                count(*) FILTER (WHERE x.finished_at IS NULL) AS open
         FROM prefect_n8n.webhook_events o
-        LEFT JOIN prefect_n8n.workflow_executions x
+        JOIN prefect_n8n.workflow_executions x
           ON x.tenant_id = o.tenant_id AND x.webhook_event_id = o.id AND x.redrive = o.redrive
-        WHERE o.tenant_id = :tenant AND o.id = :id AND x.id IS NOT NULL
+        WHERE o.tenant_id = :tenant AND o.id = :id
     ) s
     WHERE e.tenant_id = :tenant AND e.id = :id AND e.state = 'processing'
-      AND e.lease_owner IS NULL AND s.open = 0
+      AND e.lease_owner IS NULL AND s.executions > 0 AND s.open = 0
     RETURNING e.state, e.reason
 """)
 

@@ -27,6 +27,7 @@ pytest_plugins = [
     "support.prefect_server",
     "support.bridge",
     "support.outgoing",
+    "support.falling",
     "support.n8n",
 ]
 
