@@ -49,8 +49,8 @@ def _or_empty(value: object) -> object:
 
 def _known_status(value: object) -> object:
     """A status that a later n8n may add."""
-    known = isinstance(value, str) and value in ExecutionStatus
-    return value if known or not isinstance(value, str) else ExecutionStatus.UNKNOWN
+    known = {status.value for status in ExecutionStatus}
+    return ExecutionStatus.UNKNOWN if isinstance(value, str) and value not in known else value
 
 
 Id = Annotated[str, BeforeValidator(_text), Field(min_length=1, max_length=200)]

@@ -156,7 +156,9 @@ class N8nApi(ABC):
 
     async def stop_execution(self, id: str) -> Execution:
         """Stop an execution that runs or waits; one that has ended raises ``N8nConflict``."""
-        return self.read(Execution, await self.ask("POST", f"/executions/{_part(id)}/stop"))
+        await self.ask("POST", f"/executions/{_part(id)}/stop")
+        # n8n's answer has neither id nor workflow.
+        return await self.execution(id)
 
     async def retry_execution(self, id: str, *, timeout: float | None = None) -> Execution:
         """Run a failed execution again, from the failed node, and return the new one, ended.
