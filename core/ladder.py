@@ -32,10 +32,10 @@ class StepKind(StrEnum):
 
 
 # Seconds. A delivery is tried for a day and more by its own schedule; a flow run may wait for a
-# worker; an n8n workflow is waited for inside the step's own flow run.
+# worker.
 DEFAULT_TIMEOUT = {
     StepKind.ENDPOINT: 172_800.0,
-    StepKind.WORKFLOW: 300.0,
+    StepKind.WORKFLOW: 3_600.0,
     StepKind.DEPLOYMENT: 86_400.0,
     StepKind.NOTIFICATION: 30.0,
 }

@@ -27,7 +27,7 @@ async def fall_back(fallback_id: UUID) -> State[Any]:
     """Take the next steps of a fallback: another endpoint, an n8n workflow, a deployment, a notice.
 
     The launcher starts it, with the fallback's id. Steps that take long do not hold it: it ends,
-    and another run looks again.
+    and another run goes on.
     """
     owner = inbox.owner.get()
     if owner is None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable
-from typing import Any, Protocol, cast
+from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 import prefect.blocks.notifications as prefect_blocks
@@ -21,13 +21,19 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.states import Cancelling
 
-from ..core.errors import ConfigurationError, EventUnprocessable, RequestError
+from ..core.errors import (
+    ConfigurationError,
+    EventUnprocessable,
+    OutcomeUnknown,
+    RequestError,
+)
 from ..core.ladder import Step, StepKind
 from ..core.templating import render_parameters
 from ..ledger import events, fallback_ends, fallbacks, outbox
 from ..ledger.database import Database
 from ..ledger.fallbacks import BegunStep, Fallback
 from ..ledger.states import EventState
+from . import fallback_workflows as workflows
 from .inbox import load_event
 from .notice import notice_of
 
@@ -35,6 +41,9 @@ MAX_ERROR = 500
 
 KNOWN = prefect_blocks.__name__
 """Prefect's own notification blocks: loaded by name, they have to be imported before."""
+
+CLOCK_SLACK = 60.0
+"""Seconds that n8n's clock may be behind."""
 
 REFUSED = frozenset({400, 404, 409, 422})
 """Statuses with which Prefect refuses a flow run for good."""
@@ -250,55 +259,51 @@ class NotificationAction(Action):
         return True
 
 
-class WorkflowRun(Protocol):
-    """What is asked of the run of an n8n workflow."""
-
-    def wait_for_completion(self) -> Any:
-        """Wait for its end; raise where it failed."""
-        ...
-
-    def stop(self) -> Any:
-        """Stop it in n8n."""
-        ...
-
-
 class WorkflowAction(Action):
-    """Runs an n8n workflow, and waits for it inside the run: it is short."""
+    """Runs an n8n workflow, and waits for its end without holding a run."""
 
     async def start(self) -> None:
-        """Trigger the workflow; n8n and the block know a repeated one by its event id."""
+        """Start the workflow. Where an earlier launcher may have, n8n is asked first."""
+        event = await load_event(self.fallback.event_id)
+        name = f"fallback:{self.name}"
+        since = timedelta(seconds=self.seconds + CLOCK_SLACK)
         try:
-            run = await self._run()
-        except Exception as error:
-            raise StepFailed(_said(error)) from None
-        await self.store(str(getattr(run, "execution_id", None) or f"fallback:{self.name}"))
-
-    async def look(self) -> bool:
-        """Wait for the workflow's end."""
-        try:
-            async with asyncio.timeout(max(self.step.timeout - self.seconds, 1.0)):
-                await _awaited((await self._run()).wait_for_completion())
+            async with asyncio.timeout(self.step.timeout):
+                block = await workflows.load(self.step.target)
+                ref = None
+                if self.fallback.begun is not None:
+                    ref = await workflows.find(block, name, since=datetime.now(UTC) - since)
+                if ref is None:
+                    ref = (await block.atrigger(event.body, event_id=name)).execution_id
+        except OutcomeUnknown:
+            # It may run: asked again later.
+            return
         except TimeoutError:
             raise self.too_long() from None
         except Exception as error:
             raise StepFailed(_said(error)) from None
+        await self.store(str(ref))
+
+    async def look(self) -> bool:
+        """Ask n8n how far the execution is."""
+        failure = None if self.ref is None else await workflows.look(self.step.target, self.ref)
+        if failure is None:
+            self.check_time()
+            return False
+        if failure:
+            raise StepFailed(failure)
         return True
 
     async def undo(self) -> None:
         """Stop the execution in n8n."""
-        await _awaited((await self._run()).stop())
+        if self.ref is not None:
+            await workflows.stop(self.step.target, self.ref)
 
-    async def _run(self) -> WorkflowRun:
-        """Trigger, or attach to what an earlier call triggered."""
-        event = await load_event(self.fallback.event_id)
-        block = await load_workflow(self.step.target)
-        run = await block.atrigger(event.body, event_id=f"fallback:{self.name}")
-        return cast(WorkflowRun, run)
-
-
-async def load_workflow(name: str) -> Any:
-    """Return the ``N8nWorkflow`` block of that name."""
-    return await Block.aload(f"n8n-workflow/{name}")
+    async def look_after_undo(self) -> bool | None:
+        """The workflow may have ended just before."""
+        if self.ref is None:
+            return None
+        return True if await workflows.look(self.step.target, self.ref) == "" else None
 
 
 ACTIONS: dict[StepKind, type[Action]] = {
@@ -325,10 +330,6 @@ async def _notify(block: Any, body: str, subject: str) -> None:
         await block.notify(body, subject)
     else:
         await asyncio.to_thread(block.notify, body, subject)
-
-
-async def _awaited(result: Awaitable[Any] | Any) -> Any:
-    return await result if inspect.isawaitable(result) else result
 
 
 def _said(error: Exception) -> str:

@@ -19,7 +19,7 @@ from prefect.flow_engine import run_flow
 from ..core.errors import ConfigurationError, LedgerUnavailable, PrefectUnavailable, Unavailable
 from ..core.ladder import StepKind, parse_ladder
 from ..core.settings import Settings
-from ..flows import inbox
+from ..flows import fallback_workflows, inbox
 from ..flows.fall_back import fall_back
 from ..ledger import fallback_ends, fallbacks
 from ..ledger.claims import Claimed
@@ -178,6 +178,8 @@ class FallingBack:
             return False
         if begun.kind == StepKind.ENDPOINT:
             return begun.child_state is not None and begun.child_state not in EVENT_FINAL
+        if begun.kind == StepKind.WORKFLOW:
+            return await fallback_workflows.look(begun.target, begun.ref) is None
         if begun.kind != StepKind.DEPLOYMENT:
             return False
         run = (await self._prefect.read([UUID(begun.ref)])).get(UUID(begun.ref))
