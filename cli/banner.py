@@ -10,7 +10,7 @@ from ..ledger.database import Database
 from ..ledger.registry import Offer, offers
 from .preparing import Prepared
 from .processes import Say
-from .sending import PATH, curl, receiver_url, signed_headers, test_event
+from .sending import PATH, curl, signed_headers, test_event
 
 
 async def show(
@@ -19,7 +19,7 @@ async def show(
     """Print the addresses, what was made now, and a signed request to try."""
     async with database.transaction(settings.tenant_id) as connection:
         endpoints = await offers(connection, settings.tenant_id)
-    base = receiver_url(settings)
+    base = settings.receiver_url
     say("")
     say(f"  Prefect UI  {os.environ['PREFECT_API_URL'].removesuffix('/api')}/runs")
     for offer in endpoints:

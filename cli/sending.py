@@ -11,16 +11,9 @@ from uuid import uuid4
 import httpx
 
 from ..core.errors import ConfigurationError
-from ..core.settings import Settings
 from ..core.signing import scheme_of, sign
 
 PATH = "/api/webhooks/n8n/"
-
-
-def receiver_url(settings: Settings) -> str:
-    """Return the receiver's address as this machine reaches it."""
-    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104
-    return (settings.public_url or f"http://{host}:{settings.port}").rstrip("/")
 
 
 def test_event(type: str, fields: dict[str, Any]) -> tuple[str, bytes]:

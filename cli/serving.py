@@ -21,7 +21,6 @@ from .guarding import guard
 from .ports import check_free
 from .preparing import prepare
 from .processes import Say, Supervisor
-from .sending import receiver_url
 from .workers import launcher_child, receiver_child
 
 POOL_SIZE = 5
@@ -83,7 +82,7 @@ class Both:
             ConfigurationError: one does not start, or keeps ending.
         """
         url = database_url(self._settings)
-        base = receiver_url(self._settings)
+        base = self._settings.receiver_url
         self._supervisor = supervisor = Supervisor(self._say)
         children = [receiver_child({}, base, defaults=True), launcher_child({}, url, self._file)]
         try:

@@ -13,7 +13,7 @@ from ..ledger.database import Database
 from ..ledger.registry import endpoint_by_slug
 from ..receiver.secrets import block_secrets
 from .processes import Say
-from .sending import PATH, receiver_url, send, signed_headers, test_event
+from .sending import PATH, send, signed_headers, test_event
 from .serving import database_url
 
 
@@ -36,7 +36,7 @@ async def send_test(settings: Settings, slug: str, type: str, body: str, say: Sa
     key = (await block_secrets(endpoint.credentials_block))[0]
     id, raw = test_event(type, fields)
     answer = send(
-        receiver_url(settings) + PATH + slug,
+        settings.receiver_url + PATH + slug,
         signed_headers(endpoint.scheme, key, id, raw),
         raw,
     )

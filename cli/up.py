@@ -24,7 +24,6 @@ from .postgres import EmbeddedPostgres, start_postgres
 from .prefect_server import prefect_server, server_env
 from .preparing import Prepared, ensure_token, prepare
 from .processes import Child, Say, Supervisor
-from .sending import receiver_url
 from .trigrams import provide_trigrams
 from .workers import launcher_child, receiver_child
 
@@ -61,7 +60,7 @@ class Up:
                 "PREFECT_N8N_DATA_DIR": str(self.folder),
                 "PREFECT_N8N_HOST": self.host,
                 "PREFECT_N8N_PORT": str(self.port),
-                "PREFECT_N8N_ALLOWED_TARGETS": _allowed_targets(settings().allowed_targets),
+                "PREFECT_N8N_ALLOWED_TARGETS": with_loopback(settings().allowed_targets),
             }
         )
         check_free(self.host, self.port, "--port", "the receiver")
@@ -116,7 +115,7 @@ class Up:
         assert now.database_url is not None
         url = now.database_url.get_secret_value()
         workers = [
-            receiver_child(self.env, receiver_url(now), defaults=False),
+            receiver_child(self.env, now.receiver_url, defaults=False),
             launcher_child(self.env, url, self.file),
         ]
         for child in workers:
@@ -185,7 +184,7 @@ class Up:
         return result
 
 
-def _allowed_targets(given: str) -> str:
+def with_loopback(given: str) -> str:
     """The user's allow-list with this machine itself.
 
     Raises:

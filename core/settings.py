@@ -80,6 +80,9 @@ class Settings(BaseSettings):
     max_waiting: int = Field(
         default=2000, gt=0, description="Requests that may wait for a commit; more get 503."
     )
+    max_waiters: int = Field(
+        default=1000, ge=0, description="Requests that may wait for a result; more get 202 at once."
+    )
     lease_seconds: float = Field(
         default=60.0, gt=0, description="A lost launcher's work is taken over after this time."
     )
@@ -102,6 +105,12 @@ class Settings(BaseSettings):
     runner_slots: int = Field(
         default=16, gt=0, description="Flow runs the resident runner holds at once."
     )
+
+    @property
+    def receiver_url(self) -> str:
+        """The receiver's address as others reach it, without a slash at its end."""
+        host = "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host  # noqa: S104
+        return (self.public_url or f"http://{host}:{self.port}").rstrip("/")
 
     def allow_list(self) -> AllowList:
         """Return the targets that may be called although they are not public.

@@ -37,9 +37,7 @@ async def show_receipt(event: WebhookEvent) -> None:
 
 def event_link(event: WebhookEvent) -> str:
     """Return the address of the event at the receiver."""
-    at = settings()
-    base = at.public_url or f"http://{at.host}:{at.port}"
-    return f"{base.rstrip('/')}/api/webhooks/n8n/events/{event.row_id}"
+    return f"{settings().receiver_url}/api/webhooks/n8n/events/{event.row_id}"
 
 
 def markdown_of(event: WebhookEvent) -> str:

@@ -18,6 +18,7 @@ from ..ledger.runs import Run
 from ..ledger.states import ExecutionState
 from .outcome import outcome_of
 from .prefect_api import PrefectApi
+from .results import NOTHING, kept_elsewhere
 from .runner import finish
 
 logger = logging.getLogger("prefect_n8n.launcher")
@@ -68,11 +69,14 @@ class Reconciler:
             if flow_run is None
             else outcome_of(flow_run.state)
         )
-        if end is not None:
-            await finish(self._database, run, end, actor=f"launcher {self._owner}")
-        elif run.flow_run_id in self._held():
-            # Running here: its lease ran out because this process was starved, not lost.
+        if run.flow_run_id in self._held():
+            # Running here: its lease ran out because this process was starved, not lost. Its runner
+            # knows what it returned.
             return
+        if end is not None:
+            state = None if flow_run is None else flow_run.state
+            kept = NOTHING if state is None else await kept_elsewhere(state)
+            await finish(self._database, run, end, kept=kept, actor=f"launcher {self._owner}")
         elif run.leased and await self._take_over(run):
             # Read again: until just now its runner may have been alive.
             now = (await self._prefect.read([run.flow_run_id])).get(run.flow_run_id)

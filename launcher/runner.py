@@ -28,14 +28,23 @@ from .hooks import run_cancellation_hooks
 from .manual import Manual
 from .outcome import outcome_of
 from .prefect_api import PrefectApi
+from .results import NOTHING, Kept, kept_of
 from .threads import LoopThreads, Work
 
 logger = logging.getLogger("prefect_n8n.launcher")
 
 
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A run's last state, and what its flow returned."""
+
+    state: State[Any]
+    kept: Kept
+
+
 @dataclass(slots=True)
 class _Held:
-    work: Work[State[Any]] | None = None
+    work: Work[Ended] | None = None
     leased: bool = False
     cancelled: bool = False
     lost: bool = False
@@ -155,11 +164,11 @@ class Runner:
         """Claim the run in Prefect."""
         return await self._prefect.claim(flow_run)
 
-    async def execute(self, flow_run: FlowRun, run: Run) -> State[Any] | None:
+    async def execute(self, flow_run: FlowRun, run: Run) -> Ended | None:
         """Run the flow in one of the threads; None where the run was cancelled or lost."""
         held = self._held[flow_run.id]
 
-        def on_start(work: Work[State[Any]]) -> None:
+        def on_start(work: Work[Ended]) -> None:
             held.work = work
             if held.cancelled or held.lost:
                 work.cancel()
@@ -167,10 +176,10 @@ class Runner:
         flow = self.flows[cast(UUID, flow_run.deployment_id)]
         return await self._threads.run(lambda: _execute(flow, flow_run, run.tenant_id), on_start)
 
-    async def settle(self, flow_run: FlowRun, run: Run, state: State[Any] | None) -> None:
+    async def settle(self, flow_run: FlowRun, run: Run, ended: Ended | None) -> None:
         """Store the run's end in the ledger; a run that has not ended is given back."""
         held = self._held[run.flow_run_id]
-        end = outcome_of(state)
+        end = None if ended is None else outcome_of(ended.state)
         if held.lost:
             return
         if held.cancelled and (end is None or end[0] is not ExecutionState.COMPLETED):
@@ -181,7 +190,8 @@ class Runner:
         if end is None:
             await self._release(run.flow_run_id)
             return
-        await finish(self._database, run, end, actor=f"launcher {self._owner}")
+        kept = NOTHING if ended is None else ended.kept
+        await finish(self._database, run, end, kept=kept, actor=f"launcher {self._owner}")
 
     async def _release(self, flow_run: UUID) -> None:
         async with self._database.transaction(None, role=Role.LAUNCHER) as connection:
@@ -196,16 +206,32 @@ class Runner:
 
 
 async def finish(
-    database: Database, run: Run, end: tuple[ExecutionState, str | None], *, actor: str
+    database: Database,
+    run: Run,
+    end: tuple[ExecutionState, str | None],
+    *,
+    kept: Kept = NOTHING,
+    actor: str,
 ) -> bool:
-    """End the run's execution in its tenant; False if it had ended already."""
+    """End the run's execution in its tenant, with what its flow returned if it completed; False
+    if it had ended already."""
+    state, error = end
+    if state is not ExecutionState.COMPLETED:
+        kept = NOTHING
     async with database.transaction(run.tenant_id) as connection:
         return await launches.finish(
-            connection, run.tenant_id, run.id, end[0], error=end[1], actor=actor
+            connection,
+            run.tenant_id,
+            run.id,
+            state,
+            error=error or kept.reason,
+            result=kept.json,
+            actor=actor,
         )
 
 
-async def _execute(flow: WebhookFlow, flow_run: FlowRun, tenant: UUID) -> State[Any]:
+async def _execute(flow: WebhookFlow, flow_run: FlowRun, tenant: UUID) -> Ended:
     inbox.tenant.set(tenant)
     run = run_flow(flow, flow_run=flow_run, parameters=flow_run.parameters, return_type="state")
-    return await cast(Awaitable[State[Any]], run)
+    state = await cast(Awaitable[State[Any]], run)
+    return Ended(state, await kept_of(state))

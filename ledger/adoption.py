@@ -15,7 +15,7 @@ _KNOWN = text("""
 """)
 _REOPEN = text("""
     UPDATE prefect_n8n.workflow_executions
-    SET state = 'launched', finished_at = NULL, error = NULL
+    SET state = 'launched', finished_at = NULL, error = NULL, result = NULL
     WHERE tenant_id = :tenant AND flow_run_id = :run AND finished_at IS NOT NULL
     RETURNING webhook_event_id, redrive
 """)

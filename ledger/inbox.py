@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from . import audit
+from . import audit, callbacks
 from .states import EventState
 
 CHANNEL = "prefect_n8n_events"
@@ -28,6 +28,7 @@ class Arrival:
     body_hash: bytes
     headers: dict[str, str]
     traceparent: str | None
+    callback_url: str | None = None
     id: UUID = field(default_factory=uuid4)
 
     @property
@@ -49,11 +50,13 @@ class Recorded:
 # record_arrivals: RETURNING names the new rows; the others met the dedup key.
 _RECORD = text("""
     INSERT INTO prefect_n8n.webhook_events
-        (tenant_id, id, endpoint_id, event_id, type, body, body_hash, payload, headers, traceparent)
+        (tenant_id, id, endpoint_id, event_id, type, body, body_hash, payload, headers, traceparent,
+         callback_url)
     SELECT :tenant, a.*
     FROM unnest(CAST(:ids AS uuid[]), CAST(:endpoints AS uuid[]), CAST(:event_ids AS text[]),
                 CAST(:types AS text[]), CAST(:bodies AS bytea[]), CAST(:hashes AS bytea[]),
-                CAST(:payloads AS jsonb[]), CAST(:headers AS jsonb[]), CAST(:traces AS text[])) AS a
+                CAST(:payloads AS jsonb[]), CAST(:headers AS jsonb[]), CAST(:traces AS text[]),
+                CAST(:callbacks AS text[])) AS a
     ON CONFLICT (tenant_id, endpoint_id, event_id) DO NOTHING
     RETURNING id
 """)
@@ -85,6 +88,9 @@ async def record_arrivals(
     repeated = [a for a in ordered if a.id not in new]
     if repeated:
         outcome |= await _known(connection, tenant, repeated)
+    answered = {a.endpoint_id for a in ordered if a.id in new and a.callback_url is not None}
+    if answered:
+        await callbacks.prepare(connection, tenant, answered, actor="receiver")
     if new:
         await connection.execute(_NOTIFY, {"channel": CHANNEL})
         await audit.record(
@@ -133,4 +139,5 @@ def _columns(tenant: UUID, arrivals: Sequence[Arrival]) -> dict[str, object]:
         "payloads": [a.body.decode() for a in arrivals],
         "headers": [json.dumps(a.headers) for a in arrivals],
         "traces": [a.traceparent for a in arrivals],
+        "callbacks": [a.callback_url for a in arrivals],
     }

@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from . import audit, fallbacks
+from . import audit, endings, fallbacks
 from .claims import Claimed
 from .states import EXECUTION_FINAL, ExecutionState
 
@@ -89,7 +89,7 @@ _END_LEASE = text("""
 """)
 _FINISH = text("""
     UPDATE prefect_n8n.workflow_executions
-    SET state = :state, finished_at = now(), error = :error,
+    SET state = :state, finished_at = now(), error = :error, result = CAST(:result AS jsonb),
         started_at = coalesce(started_at, now()), lease_owner = NULL, lease_expires_at = NULL
     WHERE tenant_id = :tenant AND id = :id AND finished_at IS NULL AND state <> 'falling_back'
     RETURNING webhook_event_id
@@ -117,13 +117,15 @@ _SUM = text("""
         SELECT CASE WHEN count(*) FILTER (WHERE x.state IN ('failed', 'dead')) > 0 THEN 'dead'
                     WHEN count(*) FILTER (WHERE x.state = 'cancelled') > 0 THEN 'cancelled'
                     ELSE 'completed' END AS state,
-               -- A completed one has a text only if its fallback completed it.
-               coalesce(min(x.error) FILTER (WHERE x.state <> 'completed'), min(x.error)) AS reason,
+               coalesce(min(x.error) FILTER (WHERE x.state <> 'completed'),
+                        min(x.error) FILTER (WHERE f.id IS NOT NULL)) AS reason,
                count(*) AS executions,
                count(*) FILTER (WHERE x.finished_at IS NULL) AS open
         FROM prefect_n8n.webhook_events o
         JOIN prefect_n8n.workflow_executions x
           ON x.tenant_id = o.tenant_id AND x.webhook_event_id = o.id AND x.redrive = o.redrive
+        LEFT JOIN prefect_n8n.fallbacks f
+          ON f.tenant_id = x.tenant_id AND f.subject_id = x.id AND f.redrive = x.redrive
         WHERE o.tenant_id = :tenant AND o.id = :id
     ) s
     WHERE e.tenant_id = :tenant AND e.id = :id AND e.state = 'processing'
@@ -229,7 +231,7 @@ async def bury(connection: AsyncConnection, event: Claimed, *, owner: str, reaso
         """),
         who | {"reason": reason, "owner": owner},
     )
-    await _audit_end(
+    await endings.conclude(
         connection, event.tenant_id, event.id, "dead", reason, actor=f"launcher {owner}"
     )
 
@@ -246,7 +248,7 @@ async def complete_unmatched(connection: AsyncConnection, event: Claimed, *, own
         """),
         {"tenant": event.tenant_id, "id": event.id, "owner": owner, "reason": reason},
     )
-    await _audit_end(
+    await endings.conclude(
         connection, event.tenant_id, event.id, "completed", reason, actor=f"launcher {owner}"
     )
 
@@ -258,11 +260,13 @@ async def finish(
     state: ExecutionState,
     *,
     error: str | None,
+    result: str | None = None,
     actor: str,
 ) -> bool:
     """End an execution, and its event with the last one; False if it had ended already.
 
-    A failed one whose trigger has a fallback does not end yet: it falls back.
+    ``result`` is JSON, of what its flow returned. With ``completed``, ``error`` says why there is
+    none. A failed one whose trigger has a fallback does not end yet: it falls back.
     """
     assert state in EXECUTION_FINAL
     who = {"tenant": tenant, "id": execution}
@@ -272,7 +276,8 @@ async def finish(
         connection, tenant, execution, error, actor=actor
     ):
         return True
-    done = await connection.execute(_FINISH, who | {"state": state.value, "error": error})
+    values = {"state": state.value, "error": error, "result": result}
+    done = await connection.execute(_FINISH, who | values)
     event: UUID | None = done.scalar_one_or_none()
     if event is None:
         return False
@@ -301,26 +306,7 @@ async def end_fallen(
 async def _sum_event(connection: AsyncConnection, tenant: UUID, event: UUID, *, actor: str) -> None:
     row = (await connection.execute(_SUM, {"tenant": tenant, "id": event})).one_or_none()
     if row is not None:
-        await _audit_end(connection, tenant, event, row.state, row.reason, actor=actor)
-
-
-async def _audit_end(
-    connection: AsyncConnection,
-    tenant: UUID,
-    event: UUID,
-    state: str,
-    reason: str | None,
-    *,
-    actor: str,
-) -> None:
-    await audit.record(
-        connection,
-        tenant,
-        actor=actor,
-        action=f"event.{state}",
-        subject=f"event/{event}",
-        reason=reason,
-    )
+        await endings.conclude(connection, tenant, event, row.state, row.reason, actor=actor)
 
 
 def _trigger(row: Any) -> Trigger:

@@ -12,8 +12,9 @@ from uuid import UUID, uuid4
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from ..core.errors import ConfigurationError
 from ..core.ladder import parse_ladder
-from . import audit
+from . import audit, callbacks
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +174,13 @@ async def resolve_token(connection: AsyncConnection, token: str) -> Token | None
 async def ensure_endpoint(
     connection: AsyncConnection, tenant: UUID, spec: EndpointSpec, *, actor: str
 ) -> UUID:
-    """Create the endpoint or change it to ``spec``; return its id. Audited only when it changes."""
+    """Create the endpoint or change it to ``spec``; return its id. Audited only when it changes.
+
+    Raises:
+        ConfigurationError: its slug is one that callbacks go through.
+    """
+    if callbacks.is_reserved(spec.slug):
+        raise ConfigurationError(f"{spec.slug!r} is an outbound endpoint: choose another name.")
     values = asdict(spec) | {"scheme_options": json.dumps(spec.scheme_options)}
     done = await connection.execute(_ENSURE_ENDPOINT, values | {"tenant": tenant, "id": uuid4()})
     changed: UUID | None = done.scalar_one_or_none()

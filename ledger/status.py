@@ -38,19 +38,20 @@ _LISTENING = text("""
 _LAST_ERROR = text("""
     SELECT x.webhook_event_id AS event, x.error, x.finished_at AS at
     FROM prefect_n8n.workflow_executions x
-    WHERE x.tenant_id = :tenant AND x.error IS NOT NULL
+    WHERE x.tenant_id = :tenant AND x.error IS NOT NULL AND x.state <> 'completed'
     ORDER BY x.created_at DESC LIMIT 1
 """)
 _EVENT = text("""
     SELECT e.id, p.slug AS endpoint, e.event_id, e.type, e.state, e.reason, e.received_at,
-           e.finalized_at, e.claims, e.redrive, e.errors, e.headers, e.payload, e.traceparent
+           e.finalized_at, e.claims, e.redrive, e.errors, e.headers, e.payload, e.traceparent,
+           e.callback_url
     FROM prefect_n8n.webhook_events e
     JOIN prefect_n8n.webhook_endpoints p ON p.tenant_id = e.tenant_id AND p.id = e.endpoint_id
     WHERE e.tenant_id = :tenant AND e.id = :id
 """)
 _EXECUTIONS = text("""
     SELECT x.id, t.name AS trigger, t.deployment, x.state, x.redrive, x.flow_run_id, x.link,
-           x.rescues, x.error, x.created_at, x.started_at, x.finished_at
+           x.rescues, x.error, x.result, x.created_at, x.started_at, x.finished_at
     FROM prefect_n8n.workflow_executions x
     JOIN prefect_n8n.workflow_triggers t ON t.tenant_id = x.tenant_id AND t.id = x.trigger_id
     WHERE x.tenant_id = :tenant AND x.webhook_event_id = :id ORDER BY x.created_at, x.id

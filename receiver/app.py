@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -17,19 +18,35 @@ from .intake import Intake
 from .lookup import Lookup, SecretSource
 from .operations import Operations, method_not_allowed, not_found
 from .outgoing import Outgoing
+from .protocol import STOPPING
+from .waiting import Waiters
 
 PREFIX = "/api/webhooks/n8n"
 
 
 def create_app(database: Database, source: SecretSource, settings: Settings) -> Starlette:
-    """Build the receiver; it closes ``database`` when it ends."""
+    """Build the receiver; it closes ``database`` when it ends. Its ``state.waiters`` are who waits.
+
+    Raises:
+        ConfigurationError: the allow-list of targets cannot be read.
+    """
     admission = Admission(database, max_waiting=settings.max_waiting)
-    intake = Intake(Lookup(database, source, tenant=settings.tenant_id), admission)
+    waiters = Waiters(database, most=settings.max_waiters)
+    intake = Intake(
+        Lookup(database, source, tenant=settings.tenant_id),
+        admission,
+        waiters,
+        events_url=f"{settings.receiver_url}{PREFIX}/events",
+        allowed=settings.allow_list(),
+    )
     operations = Operations(database, admission)
 
     @asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncGenerator[None]:
-        yield
+    async def lifespan(_: Starlette) -> AsyncGenerator[dict[str, Any]]:
+        waiters.start()
+        # The server tells its connections to end before it ends the lifespan.
+        yield {STOPPING: waiters.stop}
+        await waiters.close()
         await admission.close()
         await database.close()
 
@@ -47,6 +64,7 @@ def create_app(database: Database, source: SecretSource, settings: Settings) -> 
         exception_handlers={404: not_found, 405: method_not_allowed},
         lifespan=lifespan,
     )
+    app.state.waiters = waiters
     # A redirect to the path without its last slash would repeat the Host that a stranger sent.
     app.router.redirect_slashes = False
     return app

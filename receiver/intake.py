@@ -1,4 +1,7 @@
-"""``POST /api/webhooks/n8n/{endpoint}``: verify, parse, commit, 202. The order is the safety."""
+"""``POST /api/webhooks/n8n/{endpoint}``: verify, parse, commit, 202. The order is the safety.
+
+Only what is committed is waited for: ``Prefer: wait=N`` changes the answer, never the event.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +11,22 @@ import time
 from typing import Any, cast
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from ..core.errors import BodyInvalid, EventConflict, RequestError
 from ..core.redaction import redact_headers
 from ..core.signing import Headers, Proof, claim_of, verify
 from ..core.strict_json import parse_object
-from ..ledger.inbox import Arrival, Recorded
+from ..core.urls import AllowList
+from ..ledger.inbox import Arrival
 from ..ledger.registry import Endpoint
+from . import answering
 from .admission import Admission
+from .callbacks import callback_of
 from .edge import read_body
 from .lookup import Lookup
+from .preferences import wait_of
+from .waiting import Waiters
 
 DEFAULT_ENDPOINT = "default"
 MAX_TEXT = 256
@@ -30,14 +38,30 @@ _JSON_TYPE = re.compile(
 
 
 class Intake:
-    """The receiving route."""
+    """The receiving route.
 
-    def __init__(self, lookup: Lookup, admission: Admission) -> None:
+    ``events_url`` is where operators see events, without their id; ``allowed`` what callbacks may
+    go to besides public addresses.
+    """
+
+    def __init__(
+        self,
+        lookup: Lookup,
+        admission: Admission,
+        waiters: Waiters,
+        *,
+        events_url: str,
+        allowed: AllowList,
+    ) -> None:
         self._lookup = lookup
         self._admission = admission
+        self._waiters = waiters
+        self._events_url = events_url
+        self._allowed = allowed
 
     async def __call__(self, request: Request) -> Response:
-        """Answer 202 once the event is committed; see the errors for every other answer."""
+        """Answer 202 once the event is committed, or 200 once it has ended, if it was preferred to
+        wait for that; see the errors for every other answer."""
         headers: Headers = request.scope["headers"]
         door = await self._lookup.find(request.path_params.get("endpoint", DEFAULT_ENDPOINT))
         claim = claim_of(door.scheme, headers)
@@ -45,16 +69,31 @@ class Intake:
         body = await read_body(request.receive, door.endpoint.max_body)
         proof = verify(claim, body, door.secrets, now=time.time())
         check_json_type(headers)
-        arrival = arrival_of(door.endpoint, proof, headers, body)
-        recorded = await self._admission.accept(door.endpoint.tenant_id, arrival)
-        return _answer(recorded)
+        arrival = arrival_of(door.endpoint, proof, headers, body, self._allowed)
+        tenant = door.endpoint.tenant_id
+        recorded = await self._admission.accept(tenant, arrival)
+        if not recorded.same_body:
+            raise EventConflict("This event id is known with another body.")
+        seconds = wait_of(headers)
+        if seconds is None:
+            return answering.accepted(recorded)
+        waited = await self._waiters.wait(tenant, recorded.id, seconds, request.receive)
+        if waited.answer is not None:
+            return answering.ended(recorded, waited.answer)
+        location = f"{self._events_url}/{recorded.id}"
+        return answering.accepted_later(
+            recorded, location, waited=seconds if waited.whole else None
+        )
 
 
-def arrival_of(endpoint: Endpoint, proof: Proof, headers: Headers, body: bytes) -> Arrival:
+def arrival_of(
+    endpoint: Endpoint, proof: Proof, headers: Headers, body: bytes, allowed: AllowList
+) -> Arrival:
     """Turn a verified request into an arrival.
 
     Raises:
         BodyInvalid: not a strict JSON object, or its id or type is not a short text.
+        CallbackRefused: its callback URL is none that we call.
     """
     payload = parse_object(body)
     return Arrival(
@@ -65,6 +104,7 @@ def arrival_of(endpoint: Endpoint, proof: Proof, headers: Headers, body: bytes) 
         body_hash=hashlib.sha256(body).digest(),
         headers=redact_headers(list(headers)),
         traceparent=_traceparent(headers),
+        callback_url=callback_of(payload, allowed),
     )
 
 
@@ -125,13 +165,3 @@ def check_json_type(headers: Headers) -> None:
         raise RequestError(
             "The content type must be application/json.", code="not-json", status=415
         )
-
-
-def _answer(recorded: Recorded) -> Response:
-    if not recorded.same_body:
-        raise EventConflict("This event id is known with another body.")
-    return JSONResponse(
-        {"id": str(recorded.id), "state": recorded.state, "duplicate": recorded.duplicate},
-        status_code=202,
-        headers={"cache-control": "no-store"},
-    )

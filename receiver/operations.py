@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ..core.errors import LedgerUnavailable, RequestError
-from ..core.redaction import redact
+from ..core.redaction import redact, redact_url
 from ..ledger.database import Database
 from ..ledger.status import event_with_executions, overview
 from .admission import Admission
@@ -39,7 +39,7 @@ class Operations:
             return _json(await overview(connection, token.tenant_id))
 
     async def event(self, request: Request) -> Response:
-        """One event with its executions, its body redacted."""
+        """One event with its executions, its body and their results redacted."""
         token = await require(request, self._database, "read")
         try:
             id = UUID(request.path_params["id"])
@@ -52,7 +52,7 @@ class Operations:
             found = await event_with_executions(connection, token.tenant_id, id)
         if found is None:
             raise _NO_EVENT
-        return _json(found | {"payload": redact(found["payload"])})
+        return _json(_shown(found))
 
     async def healthz(self, _: Request) -> Response:
         """The process is alive."""
@@ -69,6 +69,16 @@ class Operations:
 
 
 _NO_EVENT = RequestError("No such event.", code="not-found", status=404)
+
+
+def _shown(event: dict[str, Any]) -> dict[str, Any]:
+    """Mask what an operator need not see: the ledger keeps it."""
+    callback = event["callback_url"]
+    return event | {
+        "payload": redact(event["payload"]),
+        "callback_url": None if callback is None else redact_url(callback),
+        "executions": [x | {"result": redact(x["result"])} for x in event["executions"]],
+    }
 
 
 async def not_found(_: Request, __: Exception) -> Response:

@@ -17,6 +17,9 @@ from ..core.errors import RequestError
 from .edge import MAX_HEAD
 from .problems import refused
 
+STOPPING = "stopping"
+"""Name in the lifespan's state of what is called, once or more, when the server begins to stop."""
+
 _NOT_HTTP = RequestError("This is not a request of HTTP/1.1, or its head is too large.")
 _TIMEOUT = RequestError("The request took too long to arrive.", code="timeout", status=408)
 
@@ -56,6 +59,13 @@ class DeadlineProtocol(H11Protocol):
             self.conn.their_state is h11.IDLE and self.conn.trailing_data[0]
         ):
             self._start()
+
+    def shutdown(self) -> None:
+        """Let the application end answers that wait, then end the connection."""
+        stopping = self.app_state.get(STOPPING)
+        if stopping is not None:
+            stopping()
+        super().shutdown()
 
     def pause_writing(self) -> None:
         """The client does not read: give it so long to go on."""

@@ -83,7 +83,7 @@ def test_curl_quotes_every_body(fields: dict[str, str]) -> None:
     ],
 )
 def test_the_receivers_address(given: dict[str, Any], url: str) -> None:
-    assert sending.receiver_url(Settings(**given)) == url
+    assert Settings(**given).receiver_url == url
 
 
 def test_no_receiver_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prefect_n8n.core.redaction import MASK, redact, redact_headers
+from prefect_n8n.core.redaction import MASK, redact, redact_headers, redact_url
 
 SECRET_NAMES = [
     "password", "Password", "PASSWD", "passphrase", "pass", "db_pass", "password_confirmation",
@@ -43,6 +43,33 @@ def test_nested_objects_and_lists() -> None:
 @pytest.mark.parametrize("value", [None, True, 0, 1.5, "password", "", [], {}])
 def test_scalars_and_empty_values_stay(value: Any) -> None:
     assert redact(value) == value
+
+
+RESUME = "http://n8n.example/webhook-waiting/38"
+
+
+@pytest.mark.parametrize(
+    "name", ["callback_url", "callbackUrl", "resumeUrl", "resume_url", "Callback-URL"]
+)
+def test_the_query_of_a_callback_is_masked(name: str) -> None:
+    assert redact({name: f"{RESUME}?x=hunter2"}) == {name: f"{RESUME}?{MASK}"}
+    assert redact({name: RESUME}) == {name: RESUME}
+    assert redact({name: 7, "a": {name: None}}) == {name: 7, "a": {name: None}}
+
+
+@pytest.mark.parametrize("query", ["signature=hunter2", "a=b&X-Amz-Signature=hunter2", "token=a?b"])
+def test_a_signed_address_is_masked_wherever_it_stands(query: str) -> None:
+    assert redact({"links": [f"{RESUME}?{query}"]}) == {"links": [f"{RESUME}?{MASK}"]}
+
+
+@pytest.mark.parametrize("text", [f"{RESUME}?page=2", RESUME, "signature=1", "see a?token=1"])
+def test_other_texts_stay(text: str) -> None:
+    assert redact([text]) == [text]
+
+
+def test_an_address_is_masked_behind_its_first_question_mark() -> None:
+    assert redact_url(f"{RESUME}?a=b?c=d#e") == f"{RESUME}?{MASK}"
+    assert redact_url(RESUME) == RESUME
 
 
 names = st.one_of(st.sampled_from(SECRET_NAMES + PLAIN_NAMES), st.text())
