@@ -28,6 +28,7 @@ pytest_plugins = [
     "support.bridge",
     "support.command",
     "support.outgoing",
+    "support.falling",
     "support.n8n",
 ]
 
