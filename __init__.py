@@ -9,16 +9,41 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .blocks import N8nCredentials
+from .blocks import N8nCredentials, N8nWorkflow
 
 if TYPE_CHECKING:
     from .flows.event import WebhookEvent
+    from .flows.n8n_workflow import (
+        aget_n8n_execution,
+        atrigger_n8n_workflow,
+        get_n8n_execution,
+        run_n8n_workflow,
+        trigger_n8n_workflow,
+    )
     from .flows.webhook import webhook
 
 __version__ = "0.1.0"
-__all__ = ["N8nCredentials", "WebhookEvent", "webhook"]
+__all__ = [
+    "N8nCredentials",
+    "N8nWorkflow",
+    "WebhookEvent",
+    "aget_n8n_execution",
+    "atrigger_n8n_workflow",
+    "get_n8n_execution",
+    "run_n8n_workflow",
+    "trigger_n8n_workflow",
+    "webhook",
+]
 
-_LAZY = {"WebhookEvent": ".flows.event", "webhook": ".flows.webhook"}
+_LAZY = {
+    "WebhookEvent": ".flows.event",
+    "aget_n8n_execution": ".flows.n8n_workflow",
+    "atrigger_n8n_workflow": ".flows.n8n_workflow",
+    "get_n8n_execution": ".flows.n8n_workflow",
+    "run_n8n_workflow": ".flows.n8n_workflow",
+    "trigger_n8n_workflow": ".flows.n8n_workflow",
+    "webhook": ".flows.webhook",
+}
 
 
 def __getattr__(name: str) -> Any:
