@@ -27,6 +27,7 @@ pytest_plugins = [
     "support.prefect_server",
     "support.bridge",
     "support.n8n",
+    "support.n8n_receiving",
 ]
 
 
