@@ -49,8 +49,8 @@ def _or_empty(value: object) -> object:
 
 def _known_status(value: object) -> object:
     """A status that a later n8n may add."""
-    known = {status.value for status in ExecutionStatus}
-    return ExecutionStatus.UNKNOWN if isinstance(value, str) and value not in known else value
+    unknown = isinstance(value, str) and value not in _STATUSES
+    return ExecutionStatus.UNKNOWN if unknown else value
 
 
 Id = Annotated[str, BeforeValidator(_text), Field(min_length=1, max_length=200)]
@@ -73,6 +73,7 @@ class ExecutionStatus(StrEnum):
     UNKNOWN = "unknown"
 
 
+_STATUSES = frozenset(status.value for status in ExecutionStatus)
 ENDED = frozenset(
     {
         ExecutionStatus.SUCCESS,

@@ -60,7 +60,7 @@ class Up:
                 "PREFECT_N8N_DATA_DIR": str(self.folder),
                 "PREFECT_N8N_HOST": self.host,
                 "PREFECT_N8N_PORT": str(self.port),
-                "PREFECT_N8N_ALLOWED_TARGETS": _allowed_targets(settings().allowed_targets),
+                "PREFECT_N8N_ALLOWED_TARGETS": with_loopback(settings().allowed_targets),
             }
         )
         check_free(self.host, self.port, "--port", "the receiver")
@@ -184,7 +184,7 @@ class Up:
         return result
 
 
-def _allowed_targets(given: str) -> str:
+def with_loopback(given: str) -> str:
     """The user's allow-list with this machine itself.
 
     Raises:

@@ -6,7 +6,6 @@ live elsewhere.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -166,24 +165,27 @@ class RetryPolicy:
         return delay * (1 + self.jitter * (2 * chance - 1))
 
 
-def judge(status: int, headers: Mapping[str, str], body: bytes, rule: SuccessRule) -> Judgement:
-    """Judge an answer by its status, its headers (lower-case names), and what the rule promises.
+def judge(
+    status: int, body: bytes, rule: SuccessRule, *, value: Any, retry_after: float | None = None
+) -> Judgement:
+    """Judge an answer by its status, its body, and what the rule promises.
 
-    2xx alone is no delivery: a starting n8n answers any request with 200 and HTML, a workflow that
-    never reached its respond node with an empty body.
+    ``value`` is the JSON that the body is, None where it is none; ``retry_after`` the seconds that
+    its header of that name asks for. 2xx alone is no delivery: a starting n8n answers any request
+    with 200 and HTML, a workflow that never reached its respond node with an empty body.
     """
     if 200 <= status < 300:
-        return _judge_success(status, headers, body, rule)
+        return _judge_success(status, body, rule, value)
     reason = f"the target answered {status}"
     if status == 410:
         return Judgement(Verdict.GONE, f"{reason}: gone for good")
     if status == 429:
-        return Judgement(Verdict.SNOOZE, f"{reason}: too many requests", _retry_after(headers))
+        return Judgement(Verdict.SNOOZE, f"{reason}: too many requests", retry_after)
     if status in (502, 504):
         # A gateway's words: what is behind it may have taken the request.
         return Judgement(Verdict.UNKNOWN, f"{reason}: a gateway got no answer")
     if status == 404 or status in (408, 425) or status >= 500:
-        return Judgement(Verdict.RETRY, reason, _retry_after(headers) if status == 503 else None)
+        return Judgement(Verdict.RETRY, reason, retry_after if status == 503 else None)
     if status == 409 and b"running already" in body:
         # n8n has not stored the wait yet that it is to be woken from.
         return Judgement(Verdict.RETRY, f"{reason}: the execution is not waiting yet")
@@ -192,38 +194,19 @@ def judge(status: int, headers: Mapping[str, str], body: bytes, rule: SuccessRul
     return Judgement(Verdict.PERMANENT, reason)
 
 
-def _judge_success(
-    status: int, headers: Mapping[str, str], body: bytes, rule: SuccessRule
-) -> Judgement:
-    if STARTING in body and "html" in headers.get("content-type", ""):
+def _judge_success(status: int, body: bytes, rule: SuccessRule, value: Any) -> Judgement:
+    if value is None and STARTING in body:
         return Judgement(Verdict.RETRY, f"answered {status}, but n8n is starting")
     if not rule.json:
         return Judgement(Verdict.DELIVERED)
     if not body:
         return Judgement(Verdict.UNKNOWN, f"answered {status} with an empty body")
-    value = _json_of(headers, body)
     if value is None:
         return Judgement(Verdict.UNKNOWN, f"answered {status}, but not with JSON")
     fields = cast(dict[str, Any], value) if isinstance(value, dict) else {}
     if lacking := [name for name in rule.fields if fields.get(name) in (None, "")]:
         return Judgement(Verdict.UNKNOWN, f"answered {status} without {', '.join(lacking)}")
     return Judgement(Verdict.DELIVERED)
-
-
-def _json_of(headers: Mapping[str, str], body: bytes) -> Any:
-    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json" and not kind.endswith("+json"):
-        return None
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Read a number of seconds; the form with a date depends on the target's clock."""
-    text = headers.get("retry-after", "").strip()
-    return float(text) if text.isascii() and text.isdigit() and len(text) <= 9 else None
 
 
 def _patience(judgement: Judgement) -> float:

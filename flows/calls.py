@@ -64,8 +64,14 @@ async def call(
         return _without_answer(AttemptOutcome.NOT_SENT, Verdict.RETRY, error, began)
     except OutcomeUnknown as error:
         return _without_answer(AttemptOutcome.UNKNOWN, Verdict.UNKNOWN, error, began)
-    rule = SuccessRule.parse(delivery.success_rule)
-    judgement = judge(answer.status, answer.headers, answer.body, rule)
+    value = answer.json()
+    judgement = judge(
+        answer.status,
+        answer.body,
+        SuccessRule.parse(delivery.success_rule),
+        value=value,
+        retry_after=answer.retry_after(),
+    )
     return Called(
         Outcome(
             outcome=_OUTCOMES.get(judgement.verdict, AttemptOutcome.FAILED),
@@ -74,7 +80,7 @@ async def call(
             body=answer.body[:MAX_STORED],
             error=judgement.reason or None,
             seconds=answer.seconds,
-            execution=execution_id_of(answer.headers, answer.json()),
+            execution=execution_id_of(answer.headers, value),
         ),
         judgement,
     )

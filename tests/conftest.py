@@ -26,6 +26,7 @@ pytest_plugins = [
     "support.receiver",
     "support.prefect_server",
     "support.bridge",
+    "support.command",
     "support.outgoing",
     "support.n8n",
 ]

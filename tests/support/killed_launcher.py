@@ -13,7 +13,9 @@ import sys
 from typing import Any
 
 from prefect_n8n.cli.app import main
+from prefect_n8n.flows.attempting import Sender
 from prefect_n8n.launcher.claiming import Claiming
+from prefect_n8n.launcher.delivering import Delivering
 from prefect_n8n.launcher.launching import Launching
 from prefect_n8n.launcher.reconciling import Reconciler
 from prefect_n8n.launcher.runner import Runner
@@ -29,6 +31,16 @@ STEPS: dict[str, type] = {
     "run.execute": Runner,
     "run.settle": Runner,
     "rescue._take_over": Reconciler,
+    "deliver.claim": Delivering,
+    "deliver.create": Delivering,
+    "deliver.store": Delivering,
+    "deliver.execute": Delivering,
+    "deliver.settle": Delivering,
+    "attempt._prepare": Sender,
+    "attempt.call": Sender,
+    "attempt.close": Sender,
+    "attempt.settle": Sender,
+    "attempt.ask": Sender,
 }
 
 

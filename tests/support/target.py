@@ -28,6 +28,8 @@ class Call:
     headers: dict[str, str]
     body: bytes
     at: float
+    """By the event loop's clock."""
+    wall: datetime
 
     @property
     def attempt(self) -> int:
@@ -108,7 +110,7 @@ class Target:
                 }
                 body = await reader.readexactly(int(headers.get("content-length", 0)))
                 if method == "GET":
-                    self._send(writer, Answer(200, self._api(path)))
+                    self._send(writer, self._api(path))
                 elif not await self._deliver(writer, headers, body):
                     break
                 await writer.drain()
@@ -119,7 +121,7 @@ class Target:
         self, writer: asyncio.StreamWriter, headers: dict[str, str], body: bytes
     ) -> bool:
         at = asyncio.get_running_loop().time()
-        call = Call(headers["x-prefect-n8n-delivery"], headers, body, at)
+        call = Call(headers["x-prefect-n8n-delivery"], headers, body, at, datetime.now(UTC))
         self.calls.append(call)
         self.busy += 1
         self.most_busy = max(self.most_busy, self.busy)
@@ -143,35 +145,48 @@ class Target:
         lines += [f"{name}: {value}" for name, value in answer.headers.items()]
         writer.write("\r\n".join([*lines, "", ""]).encode() + body)
 
-    def _api(self, path: str) -> bytes:
+    def _api(self, path: str) -> Answer:
         """n8n's public API, as far as a delivery is looked up there."""
         self.asked += 1
-        if "/executions" not in path:
-            return json.dumps({"data": [], "nextCursor": None}).encode()
-        now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
-        found = [] if "status=" in path else list(enumerate(self.runs, 1))
-        data = [_execution(number, call, now) for number, call in reversed(found)]
-        return json.dumps({"data": data, "nextCursor": None}).encode()
+        path, _, query = path.partition("?")
+        kind, _, id = path.removeprefix("/api/v1/").partition("/")
+        if kind == "workflows" and id == WORKFLOW:
+            return _json(WORKFLOW_DATA)
+        if kind != "executions":
+            return _json({"message": "Not Found"}, 404)
+        if id:
+            return _json(_execution(int(id), self.runs[int(id) - 1]))
+        found = list(enumerate(self.runs, 1))
+        if "status=" in query and "status=success" not in query:
+            found = []
+        data = [_execution(number, call) for number, call in reversed(found)]
+        return _json({"data": data, "nextCursor": None})
 
 
-def _execution(number: int, call: Call, at: str) -> dict[str, Any]:
+WORKFLOW_DATA: dict[str, Any] = {
+    "id": WORKFLOW,
+    "name": "target",
+    "active": True,
+    "nodes": [{"name": "Webhook", "type": "n8n-nodes-base.webhook", "parameters": {}}],
+    "connections": {},
+    "settings": {"saveDataSuccessExecution": "all", "saveDataErrorExecution": "all"},
+}
+
+
+def _json(value: object, status: int = 200) -> Answer:
+    return Answer(status, json.dumps(value).encode())
+
+
+def _execution(number: int, call: Call) -> dict[str, Any]:
     item = {"json": {"headers": call.headers, "body": json.loads(call.body)}}
+    at = call.wall.isoformat().replace("+00:00", "Z")
     return {
         "id": str(number),
         "workflowId": WORKFLOW,
         "status": "success",
         "mode": "webhook",
-        "finished": True,
         "startedAt": at,
         "stoppedAt": at,
-        "waitTill": None,
-        "retryOf": None,
         "data": {"resultData": {"runData": {"Webhook": [{"data": {"main": [[item]]}}]}}},
-        "workflowData": {
-            "id": WORKFLOW,
-            "name": "target",
-            "nodes": [{"name": "Webhook", "type": "n8n-nodes-base.webhook", "parameters": {}}],
-            "connections": {},
-            "settings": {},
-        },
+        "workflowData": WORKFLOW_DATA,
     }
