@@ -135,19 +135,21 @@ class N8nWorkflow(JobBlock):  # pyright: ignore[reportMissingTypeArgument]
         # Here, because every process that imports Prefect imports this module.
         from .starting import Starter
 
+        run: N8nWorkflowRun | None = None
         async with self.credentials.get_client() as client:
             starter = Starter(client, self._order(body, event_id))
             try:
                 started = await starter.start()
+                run = N8nWorkflowRun(self, started.execution_id, started.delivery_id)
+                run.reattached = started.reattached
+                run.link = await self._link(client, started.execution_id)
+                verb = "Found" if run.reattached else "Started"
+                self.logger.info("%s n8n execution %s. %s", verb, run.execution_id, run.link or "")
+                await _show(run)
             except asyncio.CancelledError:
-                await _at_best(starter.stop(), STOP_SECONDS, "what was started is not stopped")
+                stop = starter.stop() if run is None else run.astop()
+                await _at_best(stop, STOP_SECONDS, "what was started in n8n is not stopped")
                 raise
-            run = N8nWorkflowRun(self, started.execution_id, started.delivery_id)
-            run.reattached = started.reattached
-            run.link = await self._link(client, started.execution_id)
-        verb = "Found" if run.reattached else "Started"
-        self.logger.info("%s n8n execution %s. %s", verb, run.execution_id, run.link or "")
-        await _show(run)
         return run
 
     @async_dispatch(atrigger)
