@@ -19,7 +19,7 @@ from prefect_n8n.flows import fallback_workflows
 from prefect_n8n.ledger.endpoints import set_state
 from prefect_n8n.ledger.states import EndpointState
 from support.bridge import until
-from support.falling import Falling
+from support.falling import ONCE, Falling
 from support.target import Answer
 
 pytestmark = pytest.mark.xdist_group("prefect")
@@ -333,12 +333,7 @@ async def test_a_step_that_cannot_be_started_fails_alone(
 async def test_endpoints_that_fall_back_to_each_other_make_no_circle(falling: Falling) -> None:
     falling.backup.script = lambda _: Answer(500, runs=False)
     await falling.ladder(BACKUP)
-    await falling.outgoing.endpoint(
-        "backup",
-        url=falling.backup.url,
-        retry_policy={"schedule": [0], "jitter": 0},
-        fallback=[{"endpoint": "crm"}],
-    )
+    await falling.other.endpoint("backup", retry_policy=ONCE, fallback=[{"endpoint": "crm"}])
     async with falling.outgoing.launcher():
         row = await falling.send()
         assert (await falling.ended(row))["state"] == "dead"

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 from uuid import UUID
 
 import pytest
+from prefect import Flow
 from prefect.client.schemas.objects import StateType
+from prefect.exceptions import ObjectNotFound
 from prefect.states import Completed, Crashed, Running, Scheduled
 from sqlalchemy import text
 
-from prefect_n8n import WebhookEvent
+from prefect_n8n import WebhookEvent, webhook
 from prefect_n8n.core.settings import DEFAULT_TENANT
 from prefect_n8n.launcher.deploying import SHIPPED
 from prefect_n8n.ledger import launches
@@ -28,8 +31,6 @@ async def fails() -> None:
 
 async def ladder(bridge: Bridge, *steps: dict[str, Any]) -> None:
     """Give every trigger a ladder."""
-    import json
-
     async with bridge.database.transaction(DEFAULT_TENANT) as connection:
         await connection.execute(
             text("UPDATE prefect_n8n.workflow_triggers SET fallback = CAST(:ladder AS jsonb)"),
@@ -50,10 +51,6 @@ async def test_a_failing_flow_falls_back_to_a_deployment_that_completes_the_even
 
     async def save_order(event: WebhookEvent) -> None:
         saved.append(event.id)
-
-    from prefect import Flow
-
-    from prefect_n8n import webhook
 
     other = webhook(f"{bridge.name}-other")(Flow(save_order, name=f"save-{bridge.name}"))
     main = webhook(bridge.name, fallback=[{"deployment": other.deployment}])(
@@ -94,6 +91,11 @@ async def test_a_run_that_could_never_be_started_falls_back_too(falling: Falling
     assert [call.body for call in falling.backup.calls] == [b'{"total": 3}']
     (execution,) = event["executions"]
     assert (execution["state"], execution["flow_run_id"]) == ("completed", None)
+    (fallback,) = event["fallbacks"]
+    assert (fallback["state"], fallback["execution_id"]) == ("completed", execution["id"])
+    assert [(s["kind"], s["state"], s["error"]) for s in fallback["steps"]] == [
+        ("endpoint", "completed", None)
+    ]
 
 
 async def test_a_deployment_that_is_gone_falls_back_once_its_claims_are_used_up(
@@ -193,8 +195,6 @@ async def test_a_run_started_again_after_its_fallback_has_no_second_one(falling:
     flow = bridge.webhook(fails)
     await bridge.deploy(flow)
     await ladder(bridge, {"endpoint": "unknown"})
-    async with bridge.launcher() as _:
-        pass
     async with bridge.launcher(flow):
         await ladder(bridge, {"endpoint": "unknown"})
         row = await bridge.record()
@@ -216,8 +216,6 @@ async def test_a_run_of_fall_back_started_by_hand_says_why_it_cannot_be(bridge: 
     async with bridge.launcher():
 
         async def deployed() -> Any:
-            from prefect.exceptions import ObjectNotFound
-
             try:
                 return await bridge.client.read_deployment_by_name(f"fall-back/{SHIPPED}")
             except ObjectNotFound:
