@@ -6,6 +6,7 @@ import asyncio
 import signal
 from collections import Counter
 from typing import Any
+from uuid import UUID
 
 import pytest
 from prefect.client.schemas.objects import StateType
@@ -22,7 +23,6 @@ pytestmark = pytest.mark.xdist_group("prefect")
 
 COUNT = 36
 FAILING = COUNT // 3
-"""Few enough that the backup's breaker stays closed."""
 
 KILLS = [
     "after fallback.claim 1",
@@ -46,7 +46,9 @@ async def test_killed_at_every_step_each_fallback_ends_and_does_nothing_twice(
     name = falling.bridge.name
     deployment = f"kill-{name}/{name}"
     falling.backup.script = lambda call: Answer(422, runs=False) if fails(call) else Answer()
-    await falling.other.endpoint("backup", retry_policy={"schedule": [0, 0.1, 0.1], "jitter": 0})
+    # A launcher that is killed may take an attempt with it.
+    schedule = [0] + [0.1] * 20
+    await falling.other.endpoint("backup", retry_policy={"schedule": schedule, "jitter": 0})
     await dead_deliveries(falling, [{"endpoint": "backup"}, {"deployment": deployment}])
     for kill_at in KILLS:
         async with command.running(kill_at) as launcher, asyncio.timeout(120):
@@ -66,13 +68,14 @@ async def test_killed_at_every_step_each_fallback_ends_and_does_nothing_twice(
             pytest.fail(command.output.read_text()[-6000:])
 
     ends = await falling.outgoing.rows("""
-        SELECT state, reason, (payload->>'order')::int AS number FROM prefect_n8n.webhook_events
+        SELECT id, state, reason, (payload->>'order')::int AS number FROM prefect_n8n.webhook_events
         WHERE parent_event_id IS NULL
     """)
     assert Counter(row["state"] for row in ends) == {"completed": COUNT}
     for row in ends:
         by = f"deployment {deployment}" if row["number"] % 3 == 0 else "endpoint backup"
-        assert row["reason"] == f"by fallback: {by}"
+        if row["reason"] != f"by fallback: {by}":
+            pytest.fail(f"{row} {await told(falling, row['id'])}")
     # One delivery and, where that failed, one flow run for each; no work is done twice.
     assert len(await falling.children()) == COUNT
     done = Counter(number(call) for call in falling.backup.runs)
@@ -107,6 +110,23 @@ async def dead_deliveries(falling: Falling, ladder: list[dict[str, Any]]) -> Non
                 cause="failed",
                 actor="test",
             )
+
+
+async def told(falling: Falling, event: UUID) -> list[dict[str, Any]]:
+    """Return all that is known of an event's fallback: its steps, and the attempts of the child."""
+    return await falling.outgoing.rows(
+        """
+        SELECT s.kind, s.state, s.error, c.state AS child, c.errors, a.number, a.outcome, a.status,
+               a.error AS why
+        FROM prefect_n8n.fallbacks f
+        JOIN prefect_n8n.fallback_steps s ON s.fallback_id = f.id
+        LEFT JOIN prefect_n8n.webhook_events c
+          ON s.kind = 'endpoint' AND CAST(c.id AS text) = s.ref
+        LEFT JOIN prefect_n8n.webhook_attempts a ON a.webhook_event_id = c.id
+        WHERE f.webhook_event_id = :event ORDER BY s.number, a.number
+        """,
+        event=event,
+    )
 
 
 def fails(call: Call) -> bool:
