@@ -30,6 +30,7 @@ pytest_plugins = [
     "support.outgoing",
     "support.falling",
     "support.n8n",
+    "support.n8n_receiving",
 ]
 
 
