@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from prefect.client.schemas.objects import StateType
-from prefect.states import Completed, Running
+from prefect.states import Cancelling, Completed, Running
 
 from prefect_n8n import WebhookEvent
 from prefect_n8n.blocks.answers import Execution
@@ -381,3 +381,25 @@ async def test_a_fallback_claimed_too_often_is_buried(falling: Falling) -> None:
 async def test_an_endpoint_refuses_what_is_no_ladder(falling: Falling) -> None:
     with pytest.raises(ConfigurationError, match="Step 2 of the fallback"):
         await falling.ladder(BACKUP, {"deployment": "no-name"})
+
+
+async def test_cancel_of_its_run_in_prefect_ends_the_fallback(falling: Falling) -> None:
+    await falling.ladder(await falling.notice(sleeps=4), BACKUP)
+    async with falling.outgoing.launcher():
+        row = await falling.send()
+
+        async def in_step() -> Any:
+            found = await falling.fallbacks()
+            return found[0]["flow_run_id"] if found and await falling.steps() else None
+
+        run = await until(in_step, what="the step's begin")
+        await falling.bridge.client.set_flow_run_state(run, Cancelling())
+        event = await falling.ended(row)
+
+        async def is_cancelled() -> bool:
+            return (await falling.bridge.run(run)).state_type is StateType.CANCELLED
+
+        await until(is_cancelled, what="the run's end")
+    assert event["state"] == "dead"
+    assert "cancelled in Prefect" in event["reason"]
+    assert falling.backup.calls == []
