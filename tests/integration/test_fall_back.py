@@ -173,7 +173,8 @@ async def pause(falling: Falling, slug: str) -> None:
 
 
 async def test_a_delivery_on_the_wire_when_time_is_up_is_waited_for(falling: Falling) -> None:
-    falling.backup.script = lambda _: Answer(delay=2.0)
+    falling.backup.script = lambda _: Answer(delay=6.0)
+    await falling.other.endpoint("backup", retry_policy=ONCE, timeout_seconds=30)
     await falling.ladder(BACKUP | {"timeout": 1})
     async with falling.outgoing.launcher():
         row = await falling.send()

@@ -184,7 +184,7 @@ def test_outbound_endpoints_are_found(write: Write) -> None:
         ('OutboundEndpoint("crm", url="crm", scheme="none")', "scheme"),
         ('OutboundEndpoint("crm", url="crm", retry_policy={"schedule": []})', "retry policy"),
         ('OutboundEndpoint("crm", url="crm", success_rule={"fields": 1})', "success rule"),
-        ('OutboundEndpoint("crm", url="crm", fallback=[{"endpoint": "a", "x": 1}])', "step 1"),
+        ('OutboundEndpoint("crm", url="crm", fallback=[{"endpoint": "a", "x": 1}])', "Step 1"),
     ],
 )
 def test_an_outbound_endpoint_that_cannot_be_is_said_so(
