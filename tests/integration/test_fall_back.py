@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -150,6 +151,26 @@ async def is_given_back(falling: Falling) -> bool:
     """Whether no launcher holds the fallback."""
     (row,) = await falling.fallbacks()
     return row["state"] == "pending" and row["scheduled_at"] > row["created_at"]
+
+
+async def test_the_end_of_its_delivery_wakes_a_fallback_at_once(falling: Falling) -> None:
+    await falling.ladder(BACKUP)
+    await pause(falling, "backup")
+    async with falling.outgoing.launcher():
+        row = await falling.send()
+        await falling.begun()
+
+        async def asleep() -> bool:
+            await falling.outgoing.execute("""
+                UPDATE prefect_n8n.fallbacks SET scheduled_at = now() + interval '1 hour'
+                WHERE state = 'pending'
+            """)
+            (fallback,) = await falling.fallbacks()
+            return fallback["scheduled_at"] > fallback["created_at"] + timedelta(minutes=30)
+
+        await until(asleep, what="the fallback's sleep")
+        await falling.outgoing.execute("UPDATE prefect_n8n.webhook_endpoints SET state = 'on'")
+        assert (await falling.ended(row, seconds=30))["state"] == "completed"
 
 
 async def test_a_delivery_that_is_not_made_in_time_is_cancelled(falling: Falling) -> None:
