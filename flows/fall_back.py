@@ -12,7 +12,7 @@ from prefect.states import Completed
 from prefect.transactions import atransaction
 
 from ..core.errors import ConfigurationError
-from ..core.ladder import Step, StepKind, parse_ladder
+from ..core.ladder import Step, parse_ladder
 from ..core.settings import settings
 from ..ledger import fallback_ends, fallbacks
 from ..ledger.database import Database
@@ -60,16 +60,15 @@ class Climb:
                 ladder = parse_ladder(fallback.ladder)
             except ConfigurationError as error:
                 return await self.end(FallbackState.DEAD, str(error))
+            if saviour := fallback.saviour:
+                return await self.end(FallbackState.COMPLETED, f"by fallback: {saviour}")
             if await self.has_recovered(fallback):
                 return await self.end(FallbackState.COMPLETED, "its flow run completed after all")
             if fallback.step >= len(ladder):
                 return await self.end(FallbackState.DEAD, None)
             step = ladder[fallback.step]
-            done = await self.take(fallback, step)
-            if done is False:
+            if not await self.take(fallback, step):
                 return f"Step {fallback.step + 1}, {step.title}, is under way."
-            if done and step.kind is not StepKind.NOTIFICATION:
-                return await self.end(FallbackState.COMPLETED, f"by fallback: {step.title}")
 
     async def load(self) -> Fallback:
         """Return the fallback as it stands."""
@@ -87,8 +86,8 @@ class Climb:
         run = await read_run(fallback.failed_run_id)
         return run is not None and run.state is not None and run.state.is_completed()
 
-    async def take(self, fallback: Fallback, step: Step) -> bool | None:
-        """Take one step, or look at the one begun; True: done, None: failed, False: under way."""
+    async def take(self, fallback: Fallback, step: Step) -> bool:
+        """Take one step, or look at the one begun; False while it is under way."""
         if fallback.begun is None:
             await self.begin_step(fallback, step)
         action = ACTIONS[step.kind](self._database, self._owner, fallback, step)
@@ -96,7 +95,7 @@ class Climb:
             done = await self.act(action)
         except StepFailed as failure:
             await self.close_step(fallback, StepState.FAILED, str(failure))
-            return None
+            return True
         if done:
             await self.close_step(fallback, StepState.COMPLETED, None)
         return done

@@ -10,10 +10,10 @@ import asyncio
 import inspect
 from abc import ABC, abstractmethod
 from datetime import UTC, datetime, timedelta
+from importlib import import_module
 from typing import Any
 from uuid import UUID
 
-import prefect.blocks.notifications as prefect_blocks
 from prefect.blocks.abstract import NotificationBlock
 from prefect.blocks.core import Block
 from prefect.client.orchestration import get_client
@@ -37,10 +37,10 @@ from . import fallback_workflows as workflows
 from .inbox import load_event
 from .notice import notice_of
 
-MAX_ERROR = 500
+# Prefect's own notification blocks can be loaded by name only once they are imported.
+import_module("prefect.blocks.notifications")
 
-KNOWN = prefect_blocks.__name__
-"""Prefect's own notification blocks: loaded by name, they have to be imported before."""
+MAX_ERROR = 500
 
 CLOCK_SLACK = 60.0
 """Seconds that n8n's clock may be behind."""

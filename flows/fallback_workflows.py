@@ -4,31 +4,27 @@ from __future__ import annotations
 
 import contextlib
 from datetime import datetime
-from typing import Any
-
-from prefect.blocks.core import Block
 
 from ..blocks.arrivals import find_arrival
-from ..blocks.client import N8nClient
+from ..blocks.workflow import N8nWorkflow
 from ..core.errors import CallFailed, N8nConflict, N8nNotFound, OutcomeUnknown
 
 
-async def load(name: str) -> Any:
+async def load(name: str) -> N8nWorkflow:
     """Return the ``N8nWorkflow`` block of that name.
 
     Raises:
         ValueError: there is none.
     """
-    return await Block.aload(f"n8n-workflow/{name}")
+    return await N8nWorkflow.aload(name)
 
 
-async def find(block: Any, delivery: str, *, since: datetime) -> str | None:
+async def find(block: N8nWorkflow, delivery: str, *, since: datetime) -> str | None:
     """Return the execution that a call with this delivery id started; None where there is none.
 
     Raises:
         OutcomeUnknown: n8n does not say whether there is one.
     """
-    client: N8nClient
     async with block.credentials.get_client() as client:
         target = client.webhook_address(block.webhook)
         arrival = await find_arrival(
@@ -49,7 +45,6 @@ async def look(name: str, execution: str) -> str | None:
     """Return why the execution has no success: empty for a success, None while it is not ended, or
     while n8n does not say."""
     block = await load(name)
-    client: N8nClient
     async with block.credentials.get_client() as client:
         try:
             found = await client.execution(execution)
@@ -74,7 +69,6 @@ async def stop(name: str, execution: str) -> None:
         CallFailed: n8n does not answer, or does not stop it.
     """
     block = await load(name)
-    client: N8nClient
     async with block.credentials.get_client() as client:
         with contextlib.suppress(N8nConflict, N8nNotFound):
             await client.stop_execution(execution)

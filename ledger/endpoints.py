@@ -60,7 +60,6 @@ class OutboundEndpoint:
         if self.url is not None and _ABSOLUTE.match(self.url):
             _check_target(self.url)
         scheme_of(self.scheme, self.scheme_options)
-        parse_ladder(self.fallback)
         RetryPolicy.parse(self.retry_policy, on_unknown=self.on_unknown)
         SuccessRule.parse(self.success_rule)
         parse_ladder(self.fallback)

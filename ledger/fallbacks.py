@@ -66,6 +66,12 @@ class Fallback:
         """The step that was begun and is not closed."""
         return next((s for s in self.steps if s.number == self.step + 1), None)
 
+    @property
+    def saviour(self) -> str | None:
+        """The step that did the work, as people call it; a notification does none."""
+        done = (s for s in self.steps if s.state == StepState.COMPLETED)
+        return next((f"{s.kind} {s.target}" for s in done if s.kind != "notification"), None)
+
 
 _BEGIN = text("""
     INSERT INTO prefect_n8n.fallbacks

@@ -28,6 +28,9 @@ _LEASES = text("""
           WHERE lease_owner IS NOT NULL
           UNION ALL
           SELECT tenant_id, lease_owner, lease_expires_at FROM prefect_n8n.workflow_executions
+          WHERE finished_at IS NULL AND lease_owner IS NOT NULL
+          UNION ALL
+          SELECT tenant_id, lease_owner, lease_expires_at FROM prefect_n8n.fallbacks
           WHERE finished_at IS NULL AND lease_owner IS NOT NULL) held
     WHERE tenant_id = :tenant GROUP BY lease_owner ORDER BY lease_owner
 """)
@@ -58,6 +61,19 @@ _EXECUTIONS = text("""
 """)
 
 
+_FALLBACKS = text("""
+    SELECT f.id, f.execution_id, f.redrive, f.state, f.cause, f.reason, f.flow_run_id,
+           f.created_at, f.finished_at,
+           (SELECT coalesce(jsonb_agg(jsonb_build_object(
+                       'number', s.number, 'kind', s.kind, 'target', s.target, 'state', s.state,
+                       'ref', s.ref, 'error', s.error) ORDER BY s.number), '[]')
+            FROM prefect_n8n.fallback_steps s
+            WHERE s.tenant_id = f.tenant_id AND s.fallback_id = f.id) AS steps
+    FROM prefect_n8n.fallbacks f
+    WHERE f.tenant_id = :tenant AND f.webhook_event_id = :id ORDER BY f.created_at, f.id
+""")
+
+
 async def overview(connection: AsyncConnection, tenant: UUID) -> dict[str, Any]:
     """Return the tenant's counts by state, oldest pending age, leases, and last error."""
     who = {"tenant": tenant}
@@ -77,10 +93,14 @@ async def overview(connection: AsyncConnection, tenant: UUID) -> dict[str, Any]:
 async def event_with_executions(
     connection: AsyncConnection, tenant: UUID, id: UUID
 ) -> dict[str, Any] | None:
-    """Return one event of the tenant and its executions, or None."""
+    """Return one event of the tenant with its executions and fallbacks, or None."""
     who = {"tenant": tenant, "id": id}
     event = (await connection.execute(_EVENT, who)).mappings().one_or_none()
     if event is None:
         return None
     executions = (await connection.execute(_EXECUTIONS, who)).mappings()
-    return dict(event) | {"executions": [dict(row) for row in executions]}
+    fallbacks = (await connection.execute(_FALLBACKS, who)).mappings()
+    return dict(event) | {
+        "executions": [dict(row) for row in executions],
+        "fallbacks": [dict(row) for row in fallbacks],
+    }

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from prefect.client.schemas.objects import StateType
-from prefect.states import Completed, Running
+from prefect.states import Cancelling, Completed, Running
 
 from prefect_n8n import WebhookEvent
-from prefect_n8n.blocks.answers import Execution
-from prefect_n8n.blocks.arrivals import Arrival
-from prefect_n8n.core.errors import ConfigurationError, OutcomeUnknown
+from prefect_n8n.core.errors import ConfigurationError
 from prefect_n8n.core.settings import DEFAULT_TENANT
-from prefect_n8n.flows import fallback_workflows
 from prefect_n8n.ledger.endpoints import set_state
 from prefect_n8n.ledger.states import EndpointState
 from support.bridge import until
-from support.falling import Falling
+from support.falling import ONCE, Falling
 from support.target import Answer
 
 pytestmark = pytest.mark.xdist_group("prefect")
@@ -152,6 +148,26 @@ async def is_given_back(falling: Falling) -> bool:
     return row["state"] == "pending" and row["scheduled_at"] > row["created_at"]
 
 
+async def test_the_end_of_its_delivery_wakes_a_fallback_at_once(falling: Falling) -> None:
+    await falling.ladder(BACKUP)
+    await pause(falling, "backup")
+    async with falling.outgoing.launcher():
+        row = await falling.send()
+        await falling.begun()
+
+        async def asleep() -> bool:
+            await falling.outgoing.execute("""
+                UPDATE prefect_n8n.fallbacks SET scheduled_at = now() + interval '1 hour'
+                WHERE state = 'pending'
+            """)
+            (fallback,) = await falling.fallbacks()
+            return fallback["scheduled_at"] > fallback["created_at"] + timedelta(minutes=30)
+
+        await until(asleep, what="the fallback's sleep")
+        await falling.outgoing.execute("UPDATE prefect_n8n.webhook_endpoints SET state = 'on'")
+        assert (await falling.ended(row, seconds=30))["state"] == "completed"
+
+
 async def test_a_delivery_that_is_not_made_in_time_is_cancelled(falling: Falling) -> None:
     await falling.ladder(BACKUP | {"timeout": 1}, await falling.notice())
     await pause(falling, "backup")
@@ -173,7 +189,8 @@ async def pause(falling: Falling, slug: str) -> None:
 
 
 async def test_a_delivery_on_the_wire_when_time_is_up_is_waited_for(falling: Falling) -> None:
-    falling.backup.script = lambda _: Answer(delay=2.0)
+    falling.backup.script = lambda _: Answer(delay=6.0)
+    await falling.other.endpoint("backup", retry_policy=ONCE, timeout_seconds=30)
     await falling.ladder(BACKUP | {"timeout": 1})
     async with falling.outgoing.launcher():
         row = await falling.send()
@@ -195,101 +212,6 @@ async def test_a_flow_run_that_takes_too_long_is_cancelled(falling: Falling) -> 
     assert "not done within 1 s" in event["reason"]
     (run,) = await falling.bridge.runs()
     assert run.state_type is StateType.CANCELLED
-
-
-class Workflow:
-    """Stands in for an N8nWorkflow block, its n8n, and the run that it returns."""
-
-    def __init__(self, status: str, unknown: int = 0) -> None:
-        self.status = status
-        self.unknown = unknown
-        self.triggered: list[tuple[Any, str]] = []
-        self.stopped: list[str] = []
-        self.execution_id = "77"
-        self.credentials = self
-        self.webhook = "by-hand"
-        self.workflow_id = "w1"
-
-    async def load(self, name: str) -> Workflow:
-        """Load it."""
-        assert name == "by hand"
-        return self
-
-    async def atrigger(self, body: Any, *, event_id: str) -> Workflow:
-        """Trigger it; the first times nobody knows what came of it."""
-        self.triggered.append((body, event_id))
-        if len(self.triggered) <= self.unknown:
-            raise OutcomeUnknown("no answer", target="n8n")
-        return self
-
-    @asynccontextmanager
-    async def get_client(self) -> AsyncIterator[Workflow]:
-        """Its n8n."""
-        yield self
-
-    def webhook_address(self, webhook: str) -> str:
-        """Where its calls go."""
-        return f"http://n8n/webhook/{webhook}"
-
-    async def execution(self, id: str, *, include_data: bool = False) -> Execution:
-        """Its execution."""
-        error = {"resultData": {"error": {"message": "no room", "node": {"name": "Save"}}}}
-        values = {"id": id, "workflowId": "w1", "status": self.status, "data": error}
-        return Execution.model_validate(values)
-
-    async def stop_execution(self, id: str) -> None:
-        """Stop it."""
-        self.stopped.append(id)
-
-
-@pytest.mark.parametrize(
-    ("status", "state", "says"),
-    [
-        ("success", "completed", "by fallback: workflow by hand"),
-        ("error", "dead", "execution 77 ended as error in Save: no room"),
-        ("running", "dead", "not done within 1 s"),
-    ],
-    ids=["success", "failure", "timeout"],
-)
-async def test_an_n8n_workflow_is_run_or_stopped(
-    falling: Falling, monkeypatch: pytest.MonkeyPatch, status: str, state: str, says: str
-) -> None:
-    workflow = Workflow(status)
-    monkeypatch.setattr(fallback_workflows, "load", workflow.load)
-    await falling.ladder({"workflow": "by hand", "timeout": 1})
-    async with falling.outgoing.launcher():
-        row = await falling.send(total=1)
-        event = await falling.ended(row)
-    assert event["state"] == state
-    assert says in event["reason"]
-    assert workflow.triggered == [({"total": 1}, f"fallback:{row}:0:1")]
-    assert await falling.refs() == ["77"]
-    assert workflow.stopped == ([] if state == "completed" else ["77"])
-
-
-@pytest.mark.parametrize("arrived", [True, False])
-async def test_a_workflow_that_may_have_been_started_is_asked_about_before_another_call(
-    falling: Falling, monkeypatch: pytest.MonkeyPatch, arrived: bool
-) -> None:
-    workflow = Workflow("success", unknown=1)
-    asked: list[str] = []
-
-    async def find(client: Any, *, delivery_id: str, **_: Any) -> Arrival:
-        asked.append(delivery_id)
-        if len(asked) == 1:
-            return Arrival("not_known", "it runs")
-        found = await workflow.execution("77")
-        return Arrival("arrived", "", found) if arrived else Arrival("not_arrived", "")
-
-    monkeypatch.setattr(fallback_workflows, "load", workflow.load)
-    monkeypatch.setattr(fallback_workflows, "find_arrival", find)
-    await falling.ladder({"workflow": "by hand"})
-    async with falling.outgoing.launcher():
-        row = await falling.send()
-        event = await falling.ended(row)
-    assert event["state"] == "completed"
-    assert asked == [f"fallback:{row}:0:1"] * 2
-    assert len(workflow.triggered) == (1 if arrived else 2)
 
 
 @pytest.mark.parametrize(
@@ -333,12 +255,7 @@ async def test_a_step_that_cannot_be_started_fails_alone(
 async def test_endpoints_that_fall_back_to_each_other_make_no_circle(falling: Falling) -> None:
     falling.backup.script = lambda _: Answer(500, runs=False)
     await falling.ladder(BACKUP)
-    await falling.outgoing.endpoint(
-        "backup",
-        url=falling.backup.url,
-        retry_policy={"schedule": [0], "jitter": 0},
-        fallback=[{"endpoint": "crm"}],
-    )
+    await falling.other.endpoint("backup", retry_policy=ONCE, fallback=[{"endpoint": "crm"}])
     async with falling.outgoing.launcher():
         row = await falling.send()
         assert (await falling.ended(row))["state"] == "dead"
@@ -386,3 +303,25 @@ async def test_a_fallback_claimed_too_often_is_buried(falling: Falling) -> None:
 async def test_an_endpoint_refuses_what_is_no_ladder(falling: Falling) -> None:
     with pytest.raises(ConfigurationError, match="Step 2 of the fallback"):
         await falling.ladder(BACKUP, {"deployment": "no-name"})
+
+
+async def test_cancel_of_its_run_in_prefect_ends_the_fallback(falling: Falling) -> None:
+    await falling.ladder(await falling.notice(sleeps=4), BACKUP)
+    async with falling.outgoing.launcher():
+        row = await falling.send()
+
+        async def in_step() -> Any:
+            found = await falling.fallbacks()
+            return found[0]["flow_run_id"] if found and await falling.steps() else None
+
+        run = await until(in_step, what="the step's begin")
+        await falling.bridge.client.set_flow_run_state(run, Cancelling())
+        event = await falling.ended(row)
+
+        async def is_cancelled() -> bool:
+            return (await falling.bridge.run(run)).state_type is StateType.CANCELLED
+
+        await until(is_cancelled, what="the run's end")
+    assert event["state"] == "dead"
+    assert "cancelled in Prefect" in event["reason"]
+    assert falling.backup.calls == []

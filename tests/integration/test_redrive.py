@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -227,9 +228,7 @@ async def test_at_once_no_event_is_redriven_twice(store: Store) -> None:
     assert sum(each.events for each in done if not each.repeated) <= 200
     assert [each.repeated for each in done if each.press == press].count(False) == 1
     redriven = await store.rows(
-        "SELECT max(redrive) AS most, sum(redrive) AS all FROM prefect_n8n.webhook_events".replace(
-            "AS all", "AS total"
-        )
+        "SELECT max(redrive) AS most, sum(redrive) AS total FROM prefect_n8n.webhook_events"
     )
     first = sum(each.events for each in done if not each.repeated)
     assert redriven == [{"most": 1, "total": first}]
@@ -307,8 +306,6 @@ async def test_what_cannot_be_is_refused_in_a_sentence(
 
 async def command(ledger: Ledger, *arguments: str) -> tuple[int, str, str]:
     """Run the command without a terminal."""
-    import os
-
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 from uuid import UUID
 
 import pytest
+from prefect import Flow
 from prefect.client.schemas.objects import StateType
-from prefect.states import Completed, Crashed, Running, Scheduled
+from prefect.exceptions import ObjectNotFound
+from prefect.states import Completed, Crashed, Scheduled
 from sqlalchemy import text
 
-from prefect_n8n import WebhookEvent
+from prefect_n8n import WebhookEvent, webhook
 from prefect_n8n.core.settings import DEFAULT_TENANT
 from prefect_n8n.launcher.deploying import SHIPPED
 from prefect_n8n.ledger import launches
@@ -28,8 +31,6 @@ async def fails() -> None:
 
 async def ladder(bridge: Bridge, *steps: dict[str, Any]) -> None:
     """Give every trigger a ladder."""
-    import json
-
     async with bridge.database.transaction(DEFAULT_TENANT) as connection:
         await connection.execute(
             text("UPDATE prefect_n8n.workflow_triggers SET fallback = CAST(:ladder AS jsonb)"),
@@ -50,10 +51,6 @@ async def test_a_failing_flow_falls_back_to_a_deployment_that_completes_the_even
 
     async def save_order(event: WebhookEvent) -> None:
         saved.append(event.id)
-
-    from prefect import Flow
-
-    from prefect_n8n import webhook
 
     other = webhook(f"{bridge.name}-other")(Flow(save_order, name=f"save-{bridge.name}"))
     main = webhook(bridge.name, fallback=[{"deployment": other.deployment}])(
@@ -94,6 +91,11 @@ async def test_a_run_that_could_never_be_started_falls_back_too(falling: Falling
     assert [call.body for call in falling.backup.calls] == [b'{"total": 3}']
     (execution,) = event["executions"]
     assert (execution["state"], execution["flow_run_id"]) == ("completed", None)
+    (fallback,) = event["fallbacks"]
+    assert (fallback["state"], fallback["execution_id"]) == ("completed", execution["id"])
+    assert [(s["kind"], s["state"], s["error"]) for s in fallback["steps"]] == [
+        ("endpoint", "completed", None)
+    ]
 
 
 async def test_a_deployment_that_is_gone_falls_back_once_its_claims_are_used_up(
@@ -172,20 +174,51 @@ async def test_an_execution_that_falls_back_is_left_alone_by_runner_and_reconcil
 ) -> None:
     bridge = falling.bridge
     flow = bridge.webhook(fails)
-    row, execution, run = await launched(
-        bridge, flow, {"deployment": f"{flow.deployment}", "timeout": 60}
-    )
-    assert await end(bridge, execution, "Failed: by hand")
-    async with bridge.launcher():
+    await bridge.deploy(flow)
+    async with bridge.launcher(flow) as launcher:
+        row = await bridge.record(type="before")
+        await bridge.ended(row)
+        await ladder(bridge, {"endpoint": "backup"})
+        await set_state(bridge, "paused")
+        row = await bridge.record()
         await falling.begun()
+        (execution,) = (await bridge.event(row))["executions"]
         # As an operator presses Retry meanwhile: the run waits until the fallback has ended.
+        run = execution["flow_run_id"]
         await bridge.client.set_flow_run_state(run, Scheduled(name="AwaitingRetry"), force=True)
-        mine = (await bridge.event(row))["executions"]
-        assert [x["state"] for x in mine if x["redrive"] == 0] == ["falling_back"]
-        (ref,) = await falling.refs()
-        await bridge.client.set_flow_run_state(UUID(ref), Running())
-        await bridge.client.set_flow_run_state(UUID(ref), Completed())
-        assert (await bridge.ended(row))["state"] == "completed"
+        looks = 0
+        due = launcher.prefect.due
+
+        async def counted(deployments: list[UUID], most: int) -> Any:
+            nonlocal looks
+            looks += len(deployments) == 1
+            return await due(deployments, most)
+
+        launcher.prefect.due = counted  # type: ignore[method-assign]
+
+        async def looked() -> bool:
+            return looks > 3
+
+        await until(looked, what="some looks for due runs")
+        assert (await bridge.run(run)).state_type is StateType.SCHEDULED
+        assert (await bridge.event(row))["executions"][0]["state"] == "falling_back"
+        await set_state(bridge, "on")
+        # Then it is run again, which says nothing about the fallback.
+        await until(lambda: is_saved(falling), what="the fallback's end")
+
+
+async def is_saved(falling: Falling) -> bool:
+    """Whether the fallback did the work."""
+    return [row["state"] for row in await falling.fallbacks()] == ["completed"]
+
+
+async def set_state(bridge: Bridge, state: str) -> None:
+    """Pause the backup, or let it go on."""
+    async with bridge.database.transaction(DEFAULT_TENANT) as connection:
+        await connection.execute(
+            text("UPDATE prefect_n8n.webhook_endpoints SET state = :state WHERE slug = 'backup'"),
+            {"state": state},
+        )
 
 
 async def test_a_run_started_again_after_its_fallback_has_no_second_one(falling: Falling) -> None:
@@ -193,8 +226,6 @@ async def test_a_run_started_again_after_its_fallback_has_no_second_one(falling:
     flow = bridge.webhook(fails)
     await bridge.deploy(flow)
     await ladder(bridge, {"endpoint": "unknown"})
-    async with bridge.launcher() as _:
-        pass
     async with bridge.launcher(flow):
         await ladder(bridge, {"endpoint": "unknown"})
         row = await bridge.record()
@@ -216,8 +247,6 @@ async def test_a_run_of_fall_back_started_by_hand_says_why_it_cannot_be(bridge: 
     async with bridge.launcher():
 
         async def deployed() -> Any:
-            from prefect.exceptions import ObjectNotFound
-
             try:
                 return await bridge.client.read_deployment_by_name(f"fall-back/{SHIPPED}")
             except ObjectNotFound:

@@ -47,6 +47,7 @@ class Falling:
 
     outgoing: Outgoing
     backup: Target
+    other: Outgoing
 
     @property
     def bridge(self) -> Bridge:
@@ -112,5 +113,8 @@ async def falling(outgoing: Outgoing) -> AsyncIterator[Falling]:
     """Endpoint ``crm`` whose target says 500, and ``backup`` whose target is well."""
     outgoing.target.script = lambda _: Answer(500, runs=False)
     async with Target.running() as backup:
-        await outgoing.endpoint("backup", url=backup.url, retry_policy=ONCE)
-        yield Falling(outgoing, backup)
+        # Each asks its own n8n whether a delivery arrived.
+        other = Outgoing(outgoing.bridge, backup)
+        await other.credentials()
+        await other.endpoint("backup", retry_policy=ONCE)
+        yield Falling(outgoing, backup, other)
