@@ -38,19 +38,24 @@ async def ensure_default_credentials(
 
 def credentials_from(settings: Settings) -> N8nCredentials:
     """Build the credentials that the environment describes."""
-    given = settings.n8n_webhook_secret
-    texts = given.get_secret_value().split(",") if given else [new_secret()]
     values = {
         "base_url": settings.n8n_base_url,
         "api_key": settings.n8n_api_key,
         "webhook_url": settings.n8n_webhook_url,
-        "webhook_secrets": [text.strip() for text in texts if text.strip()],
+        "webhook_secrets": given_secrets(settings) or [new_secret()],
     }
     credentials = N8nCredentials.model_validate(
         {name: value for name, value in values.items() if value is not None}
     )
     credentials.keys()
     return credentials
+
+
+def given_secrets(settings: Settings) -> list[str]:
+    """Return what ``N8N_WEBHOOK_SECRET`` gives, newest first; blanks alone give nothing."""
+    given = settings.n8n_webhook_secret
+    texts = given.get_secret_value().split(",") if given else []
+    return [text.strip() for text in texts if text.strip()]
 
 
 async def _load(client: PrefectClient) -> N8nCredentials | None:

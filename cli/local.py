@@ -18,10 +18,12 @@ _FILE = "up.json"
 
 
 def publish(folder: Path, env: dict[str, str]) -> None:
-    """Write the environment that other commands need; it has no secret."""
+    """Write the environment that other commands need; it has no secret, and is its owner's."""
     file = folder / _FILE
     new = file.with_suffix(".new")
-    new.write_text(json.dumps(env, indent=2) + "\n")
+    new.unlink(missing_ok=True)
+    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
+        out.write(json.dumps(env, indent=2) + "\n")
     new.rename(file)
 
 

@@ -19,11 +19,16 @@ async def loops(name: str) -> list[asyncio.Task[object]]:
 
 async def test_a_launcher_without_one_of_its_loops_ends(bridge: Bridge) -> None:
     with pytest.raises(LoopEnded, match="'leases' ended"):
-        async with bridge.launcher():
-            (lost,) = await until(lambda: loops("leases"), what="the loop")
-            lost.cancel()
+        await lose_a_loop(bridge)
 
-            async def ended() -> bool:
-                return not await loops("inbox")
 
-            await until(ended, what="the end of the others")
+async def lose_a_loop(bridge: Bridge) -> None:
+    """Run a launcher, end one of its loops, and wait for the end of another."""
+    async with bridge.launcher():
+        (lost,) = await until(lambda: loops("leases"), what="the loop")
+        lost.cancel()
+
+        async def ended() -> bool:
+            return not await loops("inbox")
+
+        await until(ended, what="the end of the others")
