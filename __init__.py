@@ -9,21 +9,46 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .blocks import N8nCredentials
+from .blocks import N8nCredentials, N8nWorkflow
 
 if TYPE_CHECKING:
     from .flows.event import WebhookEvent
+    from .flows.n8n_workflow import (
+        aget_n8n_execution,
+        atrigger_n8n_workflow,
+        get_n8n_execution,
+        run_n8n_workflow,
+        trigger_n8n_workflow,
+    )
     from .flows.send import Sent, asend, send
     from .flows.webhook import webhook
 
 __version__ = "0.1.0"
-__all__ = ["N8nCredentials", "Sent", "WebhookEvent", "asend", "send", "webhook"]
+__all__ = [
+    "N8nCredentials",
+    "N8nWorkflow",
+    "Sent",
+    "WebhookEvent",
+    "aget_n8n_execution",
+    "asend",
+    "atrigger_n8n_workflow",
+    "get_n8n_execution",
+    "run_n8n_workflow",
+    "send",
+    "trigger_n8n_workflow",
+    "webhook",
+]
 
 _LAZY = {
     "Sent": ".flows.send",
     "WebhookEvent": ".flows.event",
+    "aget_n8n_execution": ".flows.n8n_workflow",
     "asend": ".flows.send",
+    "atrigger_n8n_workflow": ".flows.n8n_workflow",
+    "get_n8n_execution": ".flows.n8n_workflow",
+    "run_n8n_workflow": ".flows.n8n_workflow",
     "send": ".flows.send",
+    "trigger_n8n_workflow": ".flows.n8n_workflow",
     "webhook": ".flows.webhook",
 }
 

@@ -1,5 +1,6 @@
 """Prefect blocks: what operators fill in once in the Prefect UI."""
 
 from .credentials import N8nCredentials
+from .workflow import N8nWorkflow
 
-__all__ = ["N8nCredentials"]
+__all__ = ["N8nCredentials", "N8nWorkflow"]

@@ -13,6 +13,7 @@ from .. import __version__
 from ..core.settings import Settings, settings
 from . import local
 from .console import log_to_stderr, say, sentences
+from .events import events
 
 app = App(
     name="prefect-n8n",
@@ -20,6 +21,8 @@ app = App(
     help="The bridge between n8n and Prefect that never loses, repeats or forges work.",
     help_format="plaintext",
 )
+
+app.command(events)
 
 File = Annotated[Path | None, Parameter(help="A Python file with @webhook flows.")]
 

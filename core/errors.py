@@ -17,6 +17,8 @@
     │   ├── CallNotSent         nothing reached the target (DNS, connect, TLS): try again
     │   ├── OutcomeUnknown      it went out and no whole answer came (timeout, reset, truncated,
     │   │                       oversized): ask whether it arrived before sending again
+    │   ├── N8nTriggerFailed    the webhook's answer, or n8n's list of executions, shows that the
+    │   │                       workflow was not started: its message says why
     │   └── N8nApiError         n8n's public API answered with an error; ``message`` is n8n's own
     │       ├── N8nUnauthorized     401, 403: a human gives the API key, or a scope to it
     │       ├── N8nNotFound         404: it is gone, or n8n is still loading
@@ -26,6 +28,12 @@
     │       ├── N8nServerError      5xx: try again later
     │       └── N8nAnswerInvalid    no error, and not the JSON asked for (a starting n8n's HTML, a
     │                               redirect, another type): try again; a human if it stays
+    ├── N8nExecutionError       an n8n execution has no result; it has ``execution_id`` and ``link``
+    │   ├── N8nExecutionFailed      a node failed: a human looks, or it is run again
+    │   ├── N8nExecutionCancelled   somebody stopped it, or the workflow's own time limit did
+    │   ├── N8nExecutionCrashed     n8n was lost while it ran: run it again
+    │   ├── N8nExecutionUnfinished  it still runs or waits: wait for it
+    │   └── N8nExecutionGone        n8n no longer has it: how it ended is not known
     └── Unavailable             try again later, nothing was lost
         ├── LedgerUnavailable   PostgreSQL is away or overloaded
         └── PrefectUnavailable  the Prefect API is away
@@ -124,6 +132,10 @@ class OutcomeUnknown(CallFailed):
     """The request went out and no whole answer came: the target may have done what was asked."""
 
 
+class N8nTriggerFailed(CallFailed):
+    """A workflow was not started, or no execution of it is to be found; the message says why."""
+
+
 class N8nApiError(CallFailed):
     """n8n's public API answered, and not with what was asked for; ``message`` is n8n's own."""
 
@@ -168,6 +180,57 @@ class N8nServerError(N8nApiError):
 
 class N8nAnswerInvalid(N8nApiError):
     """Neither an error nor the JSON asked for: HTML, a redirect, or fields of another type."""
+
+
+class N8nExecutionError(PrefectN8nError):
+    """An n8n execution that has no result.
+
+    ``execution_id`` and ``status`` are n8n's; ``link`` is its address in n8n's editor, None where
+    it is not known. ``node`` and ``reason`` are the failed node and its message, where the
+    execution's data has them.
+    """
+
+    # Defaults, because an error that is pickled is made again from its message alone.
+    def __init__(
+        self,
+        message: str,
+        *,
+        execution_id: str = "",
+        status: str = "",
+        link: str | None = None,
+        node: str | None = None,
+        reason: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.execution_id = execution_id
+        self.status = status
+        self.link = link
+        self.node = node
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.link}" if self.link else self.message
+
+
+class N8nExecutionFailed(N8nExecutionError):
+    """A node of the execution failed."""
+
+
+class N8nExecutionCancelled(N8nExecutionError):
+    """The execution was stopped: by somebody, or by its workflow's time limit."""
+
+
+class N8nExecutionCrashed(N8nExecutionError):
+    """n8n was lost while the execution ran; n8n does not go on with it."""
+
+
+class N8nExecutionUnfinished(N8nExecutionError):
+    """The execution has not ended yet."""
+
+
+class N8nExecutionGone(N8nExecutionError):
+    """n8n does not have the execution any more: pruned, or deleted."""
 
 
 class Unavailable(PrefectN8nError):

@@ -17,7 +17,7 @@ from ..blocks.arrivals import find_arrival
 from ..blocks.client import N8nClient
 from ..core.retry import Judgement, Next, Step, Verdict
 from ..core.settings import settings
-from ..ledger import attempts, health
+from ..ledger import attempts, fallbacks, health
 from ..ledger.attempts import Delivery, Last, Outcome
 from ..ledger.database import Database
 from ..ledger.health import Change
@@ -247,8 +247,23 @@ class Sender:
 
 
 async def bury(connection: AsyncConnection, delivery: Delivery, *, owner: str, reason: str) -> None:
-    """End a delivery that no attempt will deliver."""
-    await attempts.bury(connection, delivery, owner=owner, reason=reason)
+    """End a delivery that no attempt will deliver, or leave it to its endpoint's fallback.
+
+    A delivery that stands in for another has no fallback of its own: they make no circle.
+    """
+    if not delivery.fallback or delivery.parent_event_id is not None:
+        await attempts.bury(connection, delivery, owner=owner, reason=reason)
+    elif await attempts.hand_over(connection, delivery, owner=owner, reason=reason):
+        await fallbacks.begin(
+            connection,
+            delivery.tenant_id,
+            event=delivery.id,
+            execution=None,
+            redrive=delivery.redrive,
+            ladder=delivery.fallback,
+            cause=reason,
+            actor=f"launcher {owner}",
+        )
 
 
 def _describe(ending: Ending, step: Next) -> str:

@@ -24,7 +24,7 @@ from ..core.settings import settings
 from ..ledger.attempts import Delivery, lock
 from . import inbox
 from .attempting import Ending, Sender, Turn
-from .credentials import load_credentials
+from .credentials import credentials_of
 from .pacing import paced
 
 FLOW_NAME = "deliver-to-n8n"
@@ -81,7 +81,7 @@ async def deliver(deliveries: list[UUID], probe: bool = False) -> State[Any]:
     rows = await _claimed(tenant, deliveries, owner)
     if not rows:
         return Completed(message="Nothing to do: other launchers have these deliveries.")
-    credentials = await load_credentials(rows[0].credentials_block)
+    credentials = await credentials_of(rows[0].credentials_block)
     context = FlowRunContext.get()
     async with credentials.get_client() as client:
         sender = Sender(

@@ -11,6 +11,7 @@ from uuid import UUID
 from prefect import Flow
 from prefect.flows import InfrastructureBoundFlow
 
+from ..core.ladder import parse_ladder
 from .binding import Binding
 from .calling import call
 from .inbox import load_event
@@ -29,15 +30,23 @@ class WebhookFlow(Flow[[UUID], Any]):
         endpoint: The slug of the endpoint whose events start it.
         types: Globs of the event types that start it.
         scheme: The endpoint's signature scheme.
+        fallback: What is done, step by step, for an event whose run fails for good.
     """
 
     def __init__(
-        self, handler: Flow[..., Any], *, endpoint: str, types: tuple[str, ...], scheme: str
+        self,
+        handler: Flow[..., Any],
+        *,
+        endpoint: str,
+        types: tuple[str, ...],
+        scheme: str,
+        fallback: tuple[dict[str, Any], ...] = (),
     ) -> None:
         self.handler = handler
         self.endpoint = endpoint
         self.types = types
         self.scheme = scheme
+        self.fallback = fallback
         super().__init__(
             fn=_entry(handler),
             name=handler.name,
@@ -67,7 +76,11 @@ class WebhookFlow(Flow[[UUID], Any]):
 
 
 def webhook(
-    endpoint: str = "default", *, types: Sequence[str] = ("*",), scheme: str = "standard"
+    endpoint: str = "default",
+    *,
+    types: Sequence[str] = ("*",),
+    scheme: str = "standard",
+    fallback: Sequence[dict[str, Any]] = (),
 ) -> Callable[[Flow[..., Any]], WebhookFlow]:
     """Start the decorated flow for every event of ``types`` on ``endpoint``.
 
@@ -75,6 +88,9 @@ def webhook(
         endpoint: The endpoint's slug, the last part of its address.
         types: Globs of event types, such as ``order.*``.
         scheme: How n8n signs: ``standard`` (Standard Webhooks) or ``hmac`` (over the body).
+        fallback: Steps for an event whose run fails for good, one after the other until one does
+            it: ``{"endpoint": slug}``, ``{"workflow": block}``, ``{"deployment": "flow/name"}`` or
+            ``{"notification": "type/name"}``, each with a ``timeout`` in seconds at will.
 
     Example:
         ```python
@@ -90,6 +106,7 @@ def webhook(
     Raises:
         TypeError: it does not stand above ``@flow``, or the function cannot be given by name.
         ValueError: a slug, type or scheme that cannot be.
+        ConfigurationError: a fallback that cannot be; the message names the step.
     """
     if not _SLUG.fullmatch(endpoint):
         raise ValueError(f"@webhook: {endpoint!r} is no slug: a-z, 0-9, - and _, at most 63.")
@@ -98,12 +115,20 @@ def webhook(
     if scheme not in ("standard", "hmac"):
         raise ValueError(f"@webhook: unknown scheme {scheme!r}: use 'standard' or 'hmac'.")
 
+    parse_ladder(fallback)
+
     def decorate(handler: Flow[..., Any]) -> WebhookFlow:
         if not isinstance(handler, Flow) or isinstance(handler, WebhookFlow):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError("@webhook stands above @flow, once.")
         if isinstance(handler, InfrastructureBoundFlow):
             raise TypeError("@webhook: deploy an infrastructure-bound flow to its own work pool.")
-        return WebhookFlow(handler, endpoint=endpoint, types=tuple(types), scheme=scheme)
+        return WebhookFlow(
+            handler,
+            endpoint=endpoint,
+            types=tuple(types),
+            scheme=scheme,
+            fallback=tuple(fallback),
+        )
 
     return decorate
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
+from prefect import Flow
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
 from prefect.utilities.callables import parameter_schema
@@ -26,6 +28,9 @@ from .prefect_api import bounded
 logger = logging.getLogger("prefect_n8n.launcher")
 
 TAG = "prefect-n8n"
+SHIPPED = "prefect-n8n"
+"""The deployments' name of flows that come with this package."""
+
 ACTOR = "deploy"
 
 
@@ -55,6 +60,30 @@ async def deploy(
         retired = await retire_triggers(connection, settings.tenant_id, gone, actor=ACTOR)
     for name in retired:
         logger.warning("trigger %s is retired: %s has no such flow any more", name, file.name)
+    return deployed
+
+
+async def deploy_shipped(
+    client: PrefectClient, flows: Sequence[Flow[..., Any]]
+) -> dict[UUID, Flow[..., Any]]:
+    """Create or update the deployments of our own flows; return the flows by deployment id.
+
+    Raises:
+        PrefectUnavailable: Prefect is away; repeat it later.
+    """
+    deployed: dict[UUID, Flow[..., Any]] = {}
+    for flow in flows:
+        async with bounded():
+            id = await client.create_deployment(
+                await client.create_flow(flow),
+                SHIPPED,
+                description=flow.description,
+                entrypoint=f"{flow.fn.__module__}.{flow.fn.__name__}",
+                tags=[TAG, "shipped"],
+                parameter_openapi_schema=parameter_schema(flow).model_dump(),
+                enforce_parameter_schema=True,
+            )
+        deployed[id] = flow
     return deployed
 
 
@@ -91,5 +120,5 @@ async def _register(database: Database, tenant: UUID, flow: WebhookFlow) -> None
     async with database.transaction(tenant) as connection:
         spec = EndpointSpec(flow.endpoint, scheme=flow.scheme)
         endpoint = await ensure_endpoint(connection, tenant, spec, actor=ACTOR)
-        trigger = TriggerSpec(flow.name, flow.types, flow.deployment)
+        trigger = TriggerSpec(flow.name, flow.types, flow.deployment, fallback=flow.fallback)
         await ensure_trigger(connection, tenant, endpoint, trigger, actor=ACTOR)

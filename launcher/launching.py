@@ -140,7 +140,9 @@ class Launching:
             flow_run = await self.create(row, execution, trigger, event.tenant_id)
         except (EventUnprocessable, PrefectRefused) as error:
             async with self._database.transaction(event.tenant_id) as connection:
-                await launches.refuse_execution(connection, event, execution.id, str(error))
+                await launches.refuse_execution(
+                    connection, event, execution.id, str(error), owner=self._owner
+                )
             return
         await self.store(event, execution, flow_run)
         self._on_launched(flow_run)

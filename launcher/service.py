@@ -19,12 +19,14 @@ from ..flows.webhook import WebhookFlow
 from ..ledger.database import Database
 from .claiming import Claiming
 from .delivering import Delivering
+from .falling_back import FallingBack
 from .launching import Launching
 from .listening import listen
 from .loops import Bell, forever, until_stopped
 from .prefect_api import PrefectApi
 from .reconciling import Reconciler
 from .runner import Runner
+from .shipped import Shipped
 from .threads import LoopThreads
 from .watching import Watching
 
@@ -54,7 +56,8 @@ class Launcher:
         self._settings = settings
         self._database = database
         self._owner = owner
-        self._claim_bell, self._poll_bell, self._delivery_bell = Bell(), Bell(), Bell()
+        self._claim_bell, self._poll_bell = Bell(), Bell()
+        self._delivery_bell, self._fallback_bell = Bell(), Bell()
         self._threads = LoopThreads(settings.runner_threads)
         self.prefect = PrefectApi(client)
         common: dict[str, Any] = {"database": database, "prefect": self.prefect, "owner": owner}
@@ -74,6 +77,19 @@ class Launcher:
             settings=settings,
             bell=self._claim_bell,
         )
+        self.falling_back = FallingBack(
+            threads=self._threads,
+            settings=settings,
+            on_free=self._fallback_bell.ring,
+            **common,
+        )
+        self.shipped = Shipped(
+            client=client,
+            prefect=self.prefect,
+            threads=self._threads,
+            falling_back=self.falling_back,
+            settings=settings,
+        )
         self.delivering = Delivering(
             threads=self._threads,
             settings=settings,
@@ -81,7 +97,11 @@ class Launcher:
             **common,
         )
         self._watching = Watching(
-            runner=self.runner, delivering=self.delivering, lease=settings.lease_seconds, **common
+            runner=self.runner,
+            delivering=self.delivering,
+            falling_back=self.falling_back,
+            lease=settings.lease_seconds,
+            **common,
         )
         self._reconciler = Reconciler(
             settings=settings,
@@ -113,6 +133,7 @@ class Launcher:
             forever("wake-up", self._listen, every=0.1),
             forever("leases", self._watching.renew, every=renewal),
             forever("reconciler", self._reconciler.turn, every=at.reconcile_seconds),
+            *self._shipped_loops(at, renewal),
             forever(
                 "deliveries", self.delivering.turn, every=at.poll_seconds, bell=self._delivery_bell
             ),
@@ -123,6 +144,16 @@ class Launcher:
             *(self._runner_loops(at.prefect_poll_seconds) if self.runner.flows else []),
         ]
 
+    def _shipped_loops(self, at: Settings, renewal: float) -> list[Coroutine[Any, Any, None]]:
+        falling, shipped = self.falling_back, self.shipped
+        return [
+            forever("fallbacks", falling.turn, every=at.poll_seconds, bell=self._fallback_bell),
+            forever("fallback leases", falling.renew, every=renewal),
+            forever("lost fallback runs", falling.sweep, every=at.reconcile_seconds),
+            forever("shipped flows", shipped.turn, every=at.prefect_poll_seconds),
+            forever("lost redrives", shipped.rescue, every=at.reconcile_seconds),
+        ]
+
     def _runner_loops(self, every: float) -> list[Coroutine[Any, Any, None]]:
         return [forever("runs", self._poll, every=every, bell=self._poll_bell)]
 
@@ -131,6 +162,7 @@ class Launcher:
 
     def _wake(self) -> None:
         self._claim_bell.ring()
+        self._fallback_bell.ring()
         self._delivery_bell.ring()
 
     async def _poll(self) -> None:
@@ -149,6 +181,8 @@ class Launcher:
             self.delivering.drain,
             self._claiming.drain,
             self.runner.drain,
+            self.falling_back.drain,
+            self.shipped.drain,
         ]
         renewing = asyncio.create_task(
             forever("leases", self._watching.renew, every=self._settings.lease_seconds / 4)

@@ -14,6 +14,7 @@ from ..core.errors import PrefectUnavailable
 from ..ledger import claims, runs
 from ..ledger.database import Database, Role
 from .delivering import Delivering
+from .falling_back import FallingBack
 from .prefect_api import PrefectApi
 from .runner import Runner
 
@@ -33,6 +34,7 @@ class Watching:
         prefect: PrefectApi,
         runner: Runner,
         delivering: Delivering,
+        falling_back: FallingBack,
         owner: str,
         lease: float,
     ) -> None:
@@ -40,6 +42,7 @@ class Watching:
         self._prefect = prefect
         self._runner = runner
         self._delivering = delivering
+        self._falling_back = falling_back
         self._owner = owner
         self._lease = lease
 
@@ -55,7 +58,7 @@ class Watching:
 
     async def look(self) -> None:
         """Stop runs that Prefect has as Cancelling or Cancelled: the net under ``hear``."""
-        here = self._runner.leased | self._delivering.runs
+        here = self._runner.leased | self._delivering.runs | self._falling_back.runs
         for id, run in (await self._prefect.read(list(here))).items():
             if run.state_type in (StateType.CANCELLING, StateType.CANCELLED):
                 self._cancel(id)
@@ -74,3 +77,4 @@ class Watching:
     def _cancel(self, run: UUID) -> None:
         self._runner.cancel(run)
         self._delivering.cancel(run)
+        self._falling_back.cancel(run)

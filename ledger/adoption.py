@@ -37,7 +37,8 @@ _ADOPT = text("""
            'launched', :run, :link
     FROM prefect_n8n.webhook_events e
     JOIN prefect_n8n.workflow_triggers t
-      ON t.tenant_id = e.tenant_id AND t.endpoint_id = e.endpoint_id
+      ON t.tenant_id = e.tenant_id
+         AND (t.endpoint_id = e.endpoint_id OR CAST(:anywhere AS boolean))
     WHERE e.tenant_id = :tenant AND e.id = :event AND t.deployment = :deployment
     ORDER BY t.name LIMIT 1
     ON CONFLICT DO NOTHING
@@ -69,10 +70,13 @@ async def adopt(
     event: UUID,
     deployment: str,
     link: str | None,
+    anywhere: bool = False,
 ) -> bool:
     """Record a flow run that was started by hand for an event; False if the event is not known,
-    or the deployment is not one of its endpoint's triggers. The event's own state stays."""
+    or the deployment is not one of its endpoint's triggers (``anywhere``: of any, as a fallback
+    chooses). The event's own state stays."""
     values = {"event": event, "deployment": deployment, "link": link, "run": run}
+    values |= {"anywhere": anywhere}
     done = await connection.execute(_ADOPT, {"tenant": tenant, "id": uuid4()} | values)
     if not done.rowcount:
         return False

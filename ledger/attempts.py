@@ -15,7 +15,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from . import audit
+from . import audit, fallbacks
 from .states import AttemptOutcome
 
 MAX_STORED = 16_384
@@ -264,6 +264,8 @@ async def _end(
         values["reason"] = reason
     if not (await connection.execute(statement, values)).rowcount:
         return False
+    if delivery.parent_event_id is not None:
+        await fallbacks.wake(connection, delivery.tenant_id, delivery.id)
     await _audit(connection, delivery, f"event.{state}", reason, owner)
     return True
 

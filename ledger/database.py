@@ -65,6 +65,8 @@ class Database:
             max_overflow=0,
             pool_timeout=5,
             pool_pre_ping=True,
+            # Errors are logged, and values are bodies and addresses that hold secrets.
+            hide_parameters=True,
             # Server-side prepared statements do not survive a transaction pooler.
             connect_args={"connect_timeout": 5, "prepare_threshold": None},
         )

@@ -14,7 +14,7 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from . import audit
+from . import audit, fallbacks
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +168,7 @@ async def cancel(
     reason = "cancelled in Prefect"
     values = {"tenant": tenant, "ids": list(deliveries), "owner": owner, "reason": reason}
     for row in (await connection.execute(_CANCEL, values)).all():
+        await fallbacks.wake(connection, tenant, row.id)
         await audit.record(
             connection,
             tenant,

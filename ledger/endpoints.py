@@ -12,6 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ..core.errors import ConfigurationError
+from ..core.ladder import parse_ladder
 from ..core.retry import RetryPolicy, SuccessRule
 from ..core.signing import scheme_of
 from . import audit
@@ -50,6 +51,7 @@ class OutboundSpec:
         scheme_of(self.scheme, self.scheme_options)
         RetryPolicy.parse(self.retry_policy, on_unknown=self.on_unknown)
         SuccessRule.parse(self.success_rule)
+        parse_ladder(self.fallback)
 
 
 # ensure_outbound: nothing is written, and nothing returned, where nothing changes.

@@ -21,3 +21,17 @@ async def load(connection: AsyncConnection, tenant: UUID, id: UUID) -> dict[str,
     """Return the event's columns under the names of ``flows.event.WebhookEvent``, or None."""
     row = (await connection.execute(_LOAD, {"tenant": tenant, "id": id})).mappings().one_or_none()
     return None if row is None else dict(row)
+
+
+_RAW = text("""
+    SELECT e.body, e.type, e.traceparent AS trace FROM prefect_n8n.webhook_events e
+    WHERE e.tenant_id = :tenant AND e.id = :id
+""")
+
+
+async def load_raw(
+    connection: AsyncConnection, tenant: UUID, id: UUID
+) -> tuple[bytes, str, str | None]:
+    """Return the event's body byte for byte, its type and its ``traceparent``."""
+    row = (await connection.execute(_RAW, {"tenant": tenant, "id": id})).one()
+    return bytes(row.body), row.type, row.trace

@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from . import audit, endings
+from . import audit, endings, fallbacks
 from .claims import Claimed
 from .states import EXECUTION_FINAL, ExecutionState
 
@@ -75,9 +75,9 @@ _LAUNCHED = text("""
     WHERE x.tenant_id = :tenant AND x.id = :id AND x.state = 'pending'
       AND e.tenant_id = x.tenant_id AND e.id = x.webhook_event_id AND e.lease_owner = :owner
 """)
-_UNPLANNED = text("""
-    UPDATE prefect_n8n.workflow_executions SET state = 'dead', finished_at = now(), error = :error
-    WHERE tenant_id = :tenant AND webhook_event_id = :event AND state = 'pending'
+_UNLAUNCHED = text("""
+    SELECT id FROM prefect_n8n.workflow_executions
+    WHERE tenant_id = :tenant AND webhook_event_id = :event AND state = 'pending' ORDER BY id
 """)
 _REFUSED = text("""
     UPDATE prefect_n8n.workflow_executions SET state = 'dead', finished_at = now(), error = :error
@@ -91,7 +91,14 @@ _FINISH = text("""
     UPDATE prefect_n8n.workflow_executions
     SET state = :state, finished_at = now(), error = :error, result = CAST(:result AS jsonb),
         started_at = coalesce(started_at, now()), lease_owner = NULL, lease_expires_at = NULL
-    WHERE tenant_id = :tenant AND id = :id AND finished_at IS NULL
+    WHERE tenant_id = :tenant AND id = :id AND finished_at IS NULL AND state <> 'falling_back'
+    RETURNING webhook_event_id
+""")
+_END_FALLEN = text("""
+    UPDATE prefect_n8n.workflow_executions
+    SET state = CASE WHEN :state = 'failed' AND flow_run_id IS NULL THEN 'dead' ELSE :state END,
+        finished_at = now(), error = :error
+    WHERE tenant_id = :tenant AND id = :id AND state = 'falling_back'
     RETURNING webhook_event_id
 """)
 _LOCK_EVENT_OF = text("""
@@ -101,7 +108,8 @@ _LOCK_EVENT_OF = text("""
         WHERE tenant_id = :tenant AND id = :id)
     FOR UPDATE
 """)
-# sum_event: an event ends when the last of its executions has; the worst end is its own.
+# sum_event: an event ends when the last of its executions has; the worst end is its own. Those of
+# other redrives, or started by hand or by a fallback, do not count.
 _SUM = text("""
     UPDATE prefect_n8n.webhook_events e
     SET state = s.state, finalized_at = now(), reason = s.reason
@@ -109,16 +117,19 @@ _SUM = text("""
         SELECT CASE WHEN count(*) FILTER (WHERE x.state IN ('failed', 'dead')) > 0 THEN 'dead'
                     WHEN count(*) FILTER (WHERE x.state = 'cancelled') > 0 THEN 'cancelled'
                     ELSE 'completed' END AS state,
-               CASE WHEN count(*) = 0 THEN 'no trigger matched'
-                    ELSE min(x.error) FILTER (WHERE x.state <> 'completed') END AS reason,
+               coalesce(min(x.error) FILTER (WHERE x.state <> 'completed'),
+                        min(x.error) FILTER (WHERE f.id IS NOT NULL)) AS reason,
+               count(*) AS executions,
                count(*) FILTER (WHERE x.finished_at IS NULL) AS open
         FROM prefect_n8n.webhook_events o
-        LEFT JOIN prefect_n8n.workflow_executions x
+        JOIN prefect_n8n.workflow_executions x
           ON x.tenant_id = o.tenant_id AND x.webhook_event_id = o.id AND x.redrive = o.redrive
-        WHERE o.tenant_id = :tenant AND o.id = :id AND x.id IS NOT NULL
+        LEFT JOIN prefect_n8n.fallbacks f
+          ON f.tenant_id = x.tenant_id AND f.subject_id = x.id AND f.redrive = x.redrive
+        WHERE o.tenant_id = :tenant AND o.id = :id
     ) s
     WHERE e.tenant_id = :tenant AND e.id = :id AND e.state = 'processing'
-      AND e.lease_owner IS NULL AND s.open = 0
+      AND e.lease_owner IS NULL AND s.executions > 0 AND s.open = 0
     RETURNING e.state, e.reason
 """)
 
@@ -177,10 +188,15 @@ async def record_launched(
 
 
 async def refuse_execution(
-    connection: AsyncConnection, event: Claimed, execution: UUID, error: str
-) -> None:
-    """End an execution that can never be started."""
-    await connection.execute(_REFUSED, {"tenant": event.tenant_id, "id": execution, "error": error})
+    connection: AsyncConnection, event: Claimed, execution: UUID, error: str, *, owner: str
+) -> bool:
+    """End an execution that can never be started; True where its trigger's fallback goes on."""
+    who = {"tenant": event.tenant_id, "id": execution}
+    actor = f"launcher {owner}"
+    if await fallbacks.begin_for(connection, event.tenant_id, execution, error, actor=actor):
+        return True
+    await connection.execute(_REFUSED, who | {"error": error})
+    return False
 
 
 async def end_launch(connection: AsyncConnection, event: Claimed, *, owner: str) -> None:
@@ -198,9 +214,14 @@ async def end_launch(connection: AsyncConnection, event: Claimed, *, owner: str)
 
 
 async def bury(connection: AsyncConnection, event: Claimed, *, owner: str, reason: str) -> None:
-    """End an event that cannot be launched: its unlaunched executions are dead, and so is it."""
+    """End an event that cannot be launched: its unlaunched executions are dead, and so is it,
+    unless a trigger's fallback goes on with it."""
     who = {"tenant": event.tenant_id, "event": event.id}
-    await connection.execute(_UNPLANNED, who | {"error": reason})
+    pending = [row.id for row in await connection.execute(_UNLAUNCHED, who)]
+    falling = [await refuse_execution(connection, event, x, reason, owner=owner) for x in pending]
+    if any(falling):
+        await end_launch(connection, event, owner=owner)
+        return
     await connection.execute(
         text("""
             UPDATE prefect_n8n.webhook_events
@@ -245,12 +266,16 @@ async def finish(
     """End an execution, and its event with the last one; False if it had ended already.
 
     ``result`` is JSON, of what its flow returned. With ``completed``, ``error`` says why there is
-    none.
+    none. A failed one whose trigger has a fallback does not end yet: it falls back.
     """
     assert state in EXECUTION_FINAL
     who = {"tenant": tenant, "id": execution}
     # The event first: of two executions that end at once, the second then sees the first's end.
     await connection.execute(_LOCK_EVENT_OF, who)
+    if state is ExecutionState.FAILED and await fallbacks.begin_for(
+        connection, tenant, execution, error, actor=actor
+    ):
+        return True
     values = {"state": state.value, "error": error, "result": result}
     done = await connection.execute(_FINISH, who | values)
     event: UUID | None = done.scalar_one_or_none()
@@ -258,6 +283,24 @@ async def finish(
         return False
     await _sum_event(connection, tenant, event, actor=actor)
     return True
+
+
+async def end_fallen(
+    connection: AsyncConnection,
+    tenant: UUID,
+    execution: UUID,
+    state: ExecutionState,
+    *,
+    error: str,
+    actor: str,
+) -> None:
+    """End an execution whose fallback has ended; a failed one that never had a run is dead."""
+    who = {"tenant": tenant, "id": execution}
+    await connection.execute(_LOCK_EVENT_OF, who)
+    done = await connection.execute(_END_FALLEN, who | {"state": state.value, "error": error})
+    event: UUID | None = done.scalar_one_or_none()
+    if event is not None:
+        await _sum_event(connection, tenant, event, actor=actor)
 
 
 async def _sum_event(connection: AsyncConnection, tenant: UUID, event: UUID, *, actor: str) -> None:

@@ -13,6 +13,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ..core.errors import ConfigurationError
+from ..core.ladder import parse_ladder
 from . import audit, callbacks
 
 
@@ -43,12 +44,16 @@ class EndpointSpec:
 
 @dataclass(frozen=True, slots=True)
 class TriggerSpec:
-    """What a user asks of a trigger: events of ``types`` start ``deployment`` (flow/name)."""
+    """What a user asks of a trigger: events of ``types`` start ``deployment`` (flow/name).
+
+    ``fallback`` is the ladder (``core.ladder``) of those whose run fails for good.
+    """
 
     name: str
     types: tuple[str, ...]
     deployment: str
     parameters: dict[str, Any] | None = None
+    fallback: tuple[dict[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,14 +115,16 @@ _ENSURE_ENDPOINT = text("""
 """)
 _ENSURE_TRIGGER = text("""
     INSERT INTO prefect_n8n.workflow_triggers AS t
-        (tenant_id, id, endpoint_id, name, types, deployment, parameters)
-    VALUES (:tenant, :id, :endpoint, :name, :types, :deployment, CAST(:parameters AS jsonb))
+        (tenant_id, id, endpoint_id, name, types, deployment, parameters, fallback)
+    VALUES (:tenant, :id, :endpoint, :name, :types, :deployment, CAST(:parameters AS jsonb),
+            CAST(:fallback AS jsonb))
     ON CONFLICT (tenant_id, endpoint_id, name) DO UPDATE
     SET types = excluded.types, deployment = excluded.deployment,
-        parameters = excluded.parameters, updated_at = now(),
+        parameters = excluded.parameters, fallback = excluded.fallback, updated_at = now(),
         state = CASE t.state WHEN 'retired' THEN 'on' ELSE t.state END
-    WHERE t.state = 'retired' OR (t.types, t.deployment, t.parameters)
-          IS DISTINCT FROM (excluded.types, excluded.deployment, excluded.parameters)
+    WHERE t.state = 'retired' OR (t.types, t.deployment, t.parameters, t.fallback)
+          IS DISTINCT FROM
+          (excluded.types, excluded.deployment, excluded.parameters, excluded.fallback)
     RETURNING id
 """)
 _RETIRE = text("""
@@ -195,9 +202,15 @@ async def ensure_endpoint(
 async def ensure_trigger(
     connection: AsyncConnection, tenant: UUID, endpoint: UUID, spec: TriggerSpec, *, actor: str
 ) -> None:
-    """Create the trigger or change it to ``spec``. Audited only when it changes."""
+    """Create the trigger or change it to ``spec``. Audited only when it changes.
+
+    Raises:
+        ConfigurationError: its fallback is no ladder.
+    """
+    parse_ladder(spec.fallback)
     values = asdict(spec) | {
         "types": list(spec.types),
+        "fallback": json.dumps(spec.fallback),
         "parameters": None if spec.parameters is None else json.dumps(spec.parameters),
         "tenant": tenant,
         "id": uuid4(),

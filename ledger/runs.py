@@ -31,7 +31,7 @@ _SET_LEASE = """
     UPDATE prefect_n8n.workflow_executions
     SET state = 'running', started_at = coalesce(started_at, now()), lease_owner = :owner,
         lease_expires_at = now() + make_interval(secs => :lease)
-    WHERE flow_run_id = :run AND finished_at IS NULL
+    WHERE flow_run_id = :run AND finished_at IS NULL AND state <> 'falling_back'
 """
 # take: one runner wins. A lost lease is not for the taking: its run may have ended in Prefect.
 _TAKE = text(f"{_SET_LEASE} AND lease_owner IS NULL RETURNING {_COLUMNS}")
@@ -59,7 +59,7 @@ _EXPIRE = text("""
 # ix_workflow_executions_run).
 _OPEN = text(f"""
     SELECT {_COLUMNS} FROM prefect_n8n.workflow_executions
-    WHERE finished_at IS NULL AND flow_run_id IS NOT NULL
+    WHERE finished_at IS NULL AND flow_run_id IS NOT NULL AND state <> 'falling_back'
       AND (lease_owner IS NULL OR lease_expires_at < now())
       AND (CAST(:after AS uuid) IS NULL OR flow_run_id > :after)
     ORDER BY flow_run_id LIMIT :most

@@ -253,7 +253,7 @@ class ExecutionRow(LedgerTable, table=True):
             name="finished_when_final",
         ),
         CheckConstraint(
-            "state IN ('pending', 'dead') OR flow_run_id IS NOT NULL OR engine = 'n8n'",
+            "state NOT IN ('launched', 'running') OR flow_run_id IS NOT NULL OR engine = 'n8n'",
             name="launched_has_run",
         ),
         # take, renew, open_runs: open executions by flow run, before their tenant is known.

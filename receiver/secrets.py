@@ -2,16 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-
-import httpx
-from prefect.client.orchestration import get_client
-from prefect.exceptions import PrefectException
-
-from ..blocks.credentials import N8nCredentials
-from ..core.errors import ConfigurationError, PrefectUnavailable
-
-LOAD_SECONDS = 10.0
+from ..blocks.loading import load_credentials
 
 
 async def block_secrets(block: str) -> tuple[bytes, ...]:
@@ -20,16 +11,4 @@ async def block_secrets(block: str) -> tuple[bytes, ...]:
     Raises:
         PrefectUnavailable: Prefect is away, or the block is missing or has no good secret.
     """
-    try:
-        async with asyncio.timeout(LOAD_SECONDS), get_client() as client:
-            credentials = await N8nCredentials.aload(block, client=client)
-        keys = credentials.keys()
-    except ValueError as error:
-        raise PrefectUnavailable(f"Block n8n-credentials/{block} cannot be loaded.") from error
-    except (TimeoutError, httpx.HTTPError, PrefectException, OSError, RuntimeError) as error:
-        raise PrefectUnavailable(f"Prefect did not answer: {type(error).__name__}") from error
-    except ConfigurationError as error:
-        raise PrefectUnavailable(f"Block n8n-credentials/{block}: {error}") from error
-    if not keys:
-        raise PrefectUnavailable(f"Block n8n-credentials/{block} has no webhook secret.")
-    return keys
+    return (await load_credentials(block)).keys()

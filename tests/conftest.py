@@ -28,7 +28,9 @@ pytest_plugins = [
     "support.bridge",
     "support.command",
     "support.outgoing",
+    "support.falling",
     "support.n8n",
+    "support.n8n_receiving",
 ]
 
 

@@ -48,6 +48,8 @@ ALTER TABLE prefect_n8n.workflow_triggers ADD COLUMN fallback JSONB DEFAULT '[]'
 
 ALTER TABLE prefect_n8n.workflow_executions
   ADD COLUMN result JSONB,
+  DROP CONSTRAINT ck_workflow_executions_launched_has_run,
+  ADD CONSTRAINT ck_workflow_executions_launched_has_run CHECK (state NOT IN ('launched', 'running') OR flow_run_id IS NOT NULL OR engine = 'n8n'),
   DROP CONSTRAINT ck_workflow_executions_state,
   ADD CONSTRAINT ck_workflow_executions_state CHECK (state IN ('pending', 'launched', 'running', 'falling_back', 'completed', 'failed', 'cancelled', 'dead'));
 

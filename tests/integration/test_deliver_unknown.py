@@ -23,12 +23,13 @@ LOST_ANSWERS = {
 }
 
 
-async def waiting(outgoing: Outgoing, row: Any) -> None:
-    """Wait until the delivery is to be asked about, and let that be now."""
+async def waiting(outgoing: Outgoing, row: Any, asked: int = 0) -> None:
+    """Wait until the delivery is to be asked about, ``asked`` times before; let that be now."""
 
     async def is_unknown() -> bool:
         found = await outgoing.state(row)
-        return found["state"] == "retryable" and "unknown" in found["errors"][-1]
+        unknown = sum("unknown" in error for error in found["errors"])
+        return found["state"] == "retryable" and unknown == asked + 1
 
     await until(is_unknown)
     await outgoing.make_due()
@@ -72,10 +73,10 @@ async def test_while_n8n_cannot_be_asked_nothing_is_sent(outgoing: Outgoing) -> 
     outgoing.target.script = lambda _: Answer(reset=True)
     async with outgoing.launcher():
         sent = await outgoing.send()
-        for _ in range(2):
-            await waiting(outgoing, sent.id)
+        for asked in range(3):
+            await waiting(outgoing, sent.id, asked)
         await outgoing.endpoint()
-        await waiting(outgoing, sent.id)
+        await waiting(outgoing, sent.id, 3)
         row = await outgoing.ended(sent.id)
     assert row["state"] == "completed"
     assert len(outgoing.target.calls) == 1

@@ -25,7 +25,7 @@ CLIENTS = {
 GUARDED = {"blocks/client.py", "blocks/network.py"}
 NOT_FOREIGN = {
     "launcher/prefect_api.py": "the errors of Prefect's own client",
-    "receiver/secrets.py": "the errors of Prefect's own client",
+    "blocks/loading.py": "the errors of Prefect's own client",
     "cli/prefect_server.py": "asks the Prefect server that `up` has started whether it is ready",
     "cli/workers.py": "asks the receiver that `up` has started whether it is ready",
     "cli/sending.py": "posts a test event to our own receiver",

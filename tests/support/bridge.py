@@ -117,23 +117,38 @@ class Bridge:
         *,
         id: str | None = None,
         type: str = "order.created",
+        callback_url: str | None = None,
+        block: str = "default",
     ) -> UUID:
         """Commit one event as the receiver does; return its row's id."""
-        rows = await self.record_many([id or uuid4().hex], body=body, type=type)
+        options = {"callback_url": callback_url, "block": block}
+        rows = await self.record_many([id or uuid4().hex], body=body, type=type, **options)
         return rows[0]
 
     async def record_many(
-        self, ids: list[str], *, body: dict[str, Any] | None = None, type: str = "order.created"
+        self,
+        ids: list[str],
+        *,
+        body: dict[str, Any] | None = None,
+        type: str = "order.created",
+        callback_url: str | None = None,
+        block: str = "default",
     ) -> list[UUID]:
-        """Commit events as the receiver does; return their rows' ids."""
+        """Commit events as the receiver does; return their rows' ids.
+
+        ``block`` is the endpoint's credentials block.
+        """
         raw = json.dumps({"total": 12.5} if body is None else body).encode()
         async with self.database.transaction(DEFAULT_TENANT) as connection:
             endpoint = await ensure_endpoint(
-                connection, DEFAULT_TENANT, EndpointSpec(self.name), actor="test"
+                connection,
+                DEFAULT_TENANT,
+                EndpointSpec(self.name, credentials_block=block),
+                actor="test",
             )
+            hash = hashlib.sha256(raw).digest()
             arrivals = [
-                Arrival(endpoint, id, type, raw, hashlib.sha256(raw).digest(), {}, None)
-                for id in ids
+                Arrival(endpoint, id, type, raw, hash, {}, None, callback_url) for id in ids
             ]
             recorded = await record_arrivals(connection, DEFAULT_TENANT, arrivals)
         return [recorded[arrival.id].id for arrival in arrivals]

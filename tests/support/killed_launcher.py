@@ -14,8 +14,11 @@ from typing import Any
 
 from prefect_n8n.cli.app import main
 from prefect_n8n.flows.attempting import Sender
+from prefect_n8n.flows.fall_back import Climb
+from prefect_n8n.flows.fallback_steps import Action
 from prefect_n8n.launcher.claiming import Claiming
 from prefect_n8n.launcher.delivering import Delivering
+from prefect_n8n.launcher.falling_back import FallingBack
 from prefect_n8n.launcher.launching import Launching
 from prefect_n8n.launcher.reconciling import Reconciler
 from prefect_n8n.launcher.runner import Runner
@@ -41,6 +44,16 @@ STEPS: dict[str, type] = {
     "attempt.close": Sender,
     "attempt.settle": Sender,
     "attempt.ask": Sender,
+    "fallback.claim": FallingBack,
+    "fallback.create": FallingBack,
+    "fallback.store": FallingBack,
+    "fallback.execute": FallingBack,
+    "fallback.settle": FallingBack,
+    "climb.begin_step": Climb,
+    "climb.start": Climb,
+    "climb.close_step": Climb,
+    "climb.end": Climb,
+    "action.store": Action,
 }
 
 
