@@ -37,6 +37,7 @@
     └── Unavailable             try again later, nothing was lost
         ├── LedgerUnavailable   PostgreSQL is away or overloaded
         └── PrefectUnavailable  the Prefect API is away
+            └── SecretsUnusable     it answered: a human mends the credentials block, meanwhile wait
 """
 
 from __future__ import annotations
@@ -243,3 +244,7 @@ class LedgerUnavailable(Unavailable):
 
 class PrefectUnavailable(Unavailable):
     """The Prefect API is away or did not answer in time."""
+
+
+class SecretsUnusable(PrefectUnavailable):
+    """Prefect answered, but a credentials block is missing or has no good webhook secret."""
