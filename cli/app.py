@@ -126,7 +126,9 @@ def migrate(
 def send_test(
     endpoint: Annotated[str, Parameter(help="The endpoint's slug.")] = "default",
     *,
-    type: Annotated[str, Parameter(help="The event type.")] = "test",
+    type: Annotated[
+        str | None, Parameter(help="The event type; else one that the endpoint's flows take.")
+    ] = None,
     body: Annotated[str, Parameter(help="More fields of the body, as a JSON object.")] = "{}",
 ) -> None:
     """Send a signed test event to the receiver, as n8n would.

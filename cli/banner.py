@@ -10,7 +10,7 @@ from ..ledger.database import Database
 from ..ledger.registry import Offer, offers
 from .preparing import Prepared
 from .processes import Say
-from .sending import PATH, curl, signed_headers, test_event
+from .sending import PATH, curl, example_type, signed_headers, test_event
 
 
 async def show(
@@ -36,7 +36,7 @@ async def show(
 
 def _show_trial(say: Say, endpoints: list[Offer], base: str, prepared: Prepared) -> None:
     offer = next((o for o in endpoints if o.deployments), endpoints[0])
-    type = next(iter(offer.types), "test").replace("*", "test").replace("?", "x")
+    type = example_type(offer.types)
     id, body = test_event(type, {})
     headers = signed_headers(offer.scheme, prepared.credentials.keys()[0], id, body)
     say("")
