@@ -22,11 +22,13 @@ if TYPE_CHECKING:
     )
     from .flows.send import Sent, asend, send
     from .flows.webhook import webhook
+    from .ledger.endpoints import OutboundEndpoint
 
 __version__ = "0.1.0"
 __all__ = [
     "N8nCredentials",
     "N8nWorkflow",
+    "OutboundEndpoint",
     "Sent",
     "WebhookEvent",
     "aget_n8n_execution",
@@ -40,6 +42,7 @@ __all__ = [
 ]
 
 _LAZY = {
+    "OutboundEndpoint": ".ledger.endpoints",
     "Sent": ".flows.send",
     "WebhookEvent": ".flows.event",
     "aget_n8n_execution": ".flows.n8n_workflow",

@@ -6,15 +6,55 @@ import asyncio
 import contextlib
 import contextvars
 import threading
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import anyio
+from prefect._internal.compatibility.async_dispatch import async_dispatch
 
+P = ParamSpec("P")
+S = TypeVar("S")
 T = TypeVar("T")
 
 LOOK_SECONDS = 0.2
 """A thread waits in slices: an exception that is injected into it is raised between them."""
+
+
+def dual(
+    async_method: Callable[Concatenate[S, P], Coroutine[Any, Any, T]],
+) -> Callable[
+    [Callable[Concatenate[S, P], T]], Callable[Concatenate[S, P], T | Coroutine[Any, Any, T]]
+]:
+    """Make a sync method that in async code is ``async_method``, as Prefect's own blocks have them.
+
+    Prefect decides by the run: in an async flow such methods give a coroutine. But ``@webhook``
+    runs a sync function in an async flow, in a thread of its own, where nobody could await that.
+    """
+
+    def decorate(
+        sync_method: Callable[Concatenate[S, P], T],
+    ) -> Callable[Concatenate[S, P], T | Coroutine[Any, Any, T]]:
+        prefects = async_dispatch(async_method)(sync_method)
+
+        @wraps(sync_method)
+        def method(self: S, *args: P.args, **kwargs: P.kwargs) -> T | Coroutine[Any, Any, T]:
+            if "_sync" not in kwargs and not _in_event_loop():
+                return sync_method(self, *args, **kwargs)
+            return prefects(self, *args, **kwargs)
+
+        cast(Any, method).aio = async_method
+        return method
+
+    return decorate
+
+
+def _in_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def run_blocking(work: Coroutine[Any, Any, T], *, leave_seconds: float) -> T:

@@ -11,7 +11,6 @@ from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from opentelemetry import propagate
-from prefect._internal.compatibility.async_dispatch import async_dispatch
 from prefect.blocks.abstract import JobBlock, JobRun
 from prefect.context import FlowRunContext, TaskRunContext
 from pydantic import Field, HttpUrl
@@ -24,7 +23,7 @@ from ..core.errors import (
     PrefectN8nError,
 )
 from ..core.signing import scheme_of
-from .blocking import finish, run_blocking
+from .blocking import dual, finish, run_blocking
 from .credentials import N8nCredentials
 
 if TYPE_CHECKING:
@@ -135,22 +134,24 @@ class N8nWorkflow(JobBlock):  # pyright: ignore[reportMissingTypeArgument]
         # Here, because every process that imports Prefect imports this module.
         from .starting import Starter
 
+        run: N8nWorkflowRun | None = None
         async with self.credentials.get_client() as client:
             starter = Starter(client, self._order(body, event_id))
             try:
                 started = await starter.start()
+                run = N8nWorkflowRun(self, started.execution_id, started.delivery_id)
+                run.reattached = started.reattached
+                run.link = await self._link(client, started.execution_id)
+                verb = "Found" if run.reattached else "Started"
+                self.logger.info("%s n8n execution %s. %s", verb, run.execution_id, run.link or "")
+                await _show(run)
             except asyncio.CancelledError:
-                await _at_best(starter.stop(), STOP_SECONDS, "what was started is not stopped")
+                stop = starter.stop() if run is None else run.astop()
+                await _at_best(stop, STOP_SECONDS, "what was started in n8n is not stopped")
                 raise
-            run = N8nWorkflowRun(self, started.execution_id, started.delivery_id)
-            run.reattached = started.reattached
-            run.link = await self._link(client, started.execution_id)
-        verb = "Found" if run.reattached else "Started"
-        self.logger.info("%s n8n execution %s. %s", verb, run.execution_id, run.link or "")
-        await _show(run)
         return run
 
-    @async_dispatch(atrigger)
+    @dual(atrigger)
     def trigger(self, body: object = None, *, event_id: str | None = None) -> N8nWorkflowRun:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Start the workflow, as :meth:`atrigger`; in async code the same, to be awaited."""
         return _blocking(self.atrigger(body, event_id=event_id))
@@ -247,7 +248,7 @@ class N8nWorkflowRun(JobRun[Items]):
             await self.afetch_result()
         self.logger.info("n8n execution %s succeeded.", self.execution_id)
 
-    @async_dispatch(await_for_completion)
+    @dual(await_for_completion)
     def wait_for_completion(self) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Wait, as :meth:`await_for_completion`; in async code the same, to be awaited."""
         return _blocking(self.await_for_completion())
@@ -268,7 +269,7 @@ class N8nWorkflowRun(JobRun[Items]):
             raise failure
         return execution.last_output()
 
-    @async_dispatch(afetch_result)
+    @dual(afetch_result)
     def fetch_result(self) -> Items:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Return the result, as :meth:`afetch_result`; in async code the same, to be awaited."""
         return _blocking(self.afetch_result())
@@ -290,7 +291,7 @@ class N8nWorkflowRun(JobRun[Items]):
             self.link = client.execution_link(execution)
         return execution
 
-    @async_dispatch(afetch_execution)
+    @dual(afetch_execution)
     def fetch_execution(self) -> Execution:
         """Return the execution, as :meth:`afetch_execution`; in async code it is awaited."""
         return _blocking(self.afetch_execution())
@@ -305,7 +306,7 @@ class N8nWorkflowRun(JobRun[Items]):
             with contextlib.suppress(N8nConflict):
                 await client.stop_execution(self.execution_id)
 
-    @async_dispatch(astop)
+    @dual(astop)
     def stop(self) -> None:
         """Stop the execution, as :meth:`astop`; in async code the same, to be awaited."""
         return _blocking(self.astop())
@@ -331,7 +332,7 @@ class N8nWorkflowRun(JobRun[Items]):
         await _show(run)
         return run
 
-    @async_dispatch(aretry)
+    @dual(aretry)
     def retry(self) -> N8nWorkflowRun:
         """Retry the execution, as :meth:`aretry`; in async code the same, to be awaited."""
         return _blocking(self.aretry())

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import signal
 from collections.abc import Coroutine
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID
@@ -18,7 +17,7 @@ from ..core.errors import Unavailable
 from ..core.settings import Settings
 from ..flows.webhook import WebhookFlow
 from ..launcher.deploying import deploy
-from ..launcher.loading import load_flows
+from ..launcher.loading import UserFile, load_file
 from ..launcher.loops import until_available
 from ..launcher.prefect_api import bounded
 from ..launcher.service import Launcher, new_owner
@@ -34,21 +33,13 @@ T = TypeVar("T")
 logger = logging.getLogger("prefect_n8n.launcher")
 
 
-@dataclass(frozen=True, slots=True)
-class UserFile:
-    """A file that was loaded, by its absolute path, and its flows."""
-
-    path: Path
-    flows: list[WebhookFlow]
-
-
 def launch(settings: Settings, file: Path | None) -> None:
     """Work until SIGINT or SIGTERM, then let runs at hand end; a second signal leaves them.
 
     Raises:
         ConfigurationError: the file or a setting is wrong.
     """
-    loaded = UserFile(file.resolve(), load_flows(file)) if file else None
+    loaded = load_file(file) if file else None
     url = settings.launcher_database_url
     address = url.get_secret_value() if url else database_url(settings)
     asyncio.run(_launch(settings, Database(address, pool_size=POOL_SIZE), loaded))
@@ -83,7 +74,14 @@ async def _ready(
         return {}
     return await until_available(
         "register",
-        lambda: deploy(file.flows, file.path, database=database, client=client, settings=settings),
+        lambda: deploy(
+            file.flows,
+            file.path,
+            endpoints=file.endpoints,
+            database=database,
+            client=client,
+            settings=settings,
+        ),
     )
 
 

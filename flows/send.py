@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import psycopg
 from psycopg.rows import tuple_row
@@ -14,6 +14,7 @@ from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import Session
 
+from ..blocks.identity import identify
 from ..core.errors import BodyInvalid, ConfigurationError, EventConflict, LedgerUnavailable
 from ..core.settings import settings
 from ..ledger.database import driver_url
@@ -50,7 +51,8 @@ async def asend(
         endpoint: The outbound endpoint's slug.
         body: A JSON object of at most 16 MiB.
         type: The event type, such as ``order.paid``.
-        event_id: What makes it one delivery however often it is sent; a new one by default.
+        event_id: What makes it one delivery however often it is sent. By default a new one; in a
+            flow run one that a retry of the run, or of the task, has again.
         delay: Seconds until the first attempt.
         connection: The caller's own SQLAlchemy or psycopg connection or session, inside a
             transaction: the delivery is made if, and only if, that commits. Its login must be a
@@ -128,7 +130,7 @@ def _values(
         tenant.get() or settings().tenant_id,
         endpoint=endpoint,
         body=raw,
-        event_id=event_id or uuid4().hex,
+        event_id=event_id or identify(f"send:{endpoint}", raw).base,
         type=type,
         delay=delay,
         actor=ACTOR,

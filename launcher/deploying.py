@@ -16,6 +16,7 @@ from prefect.utilities.callables import parameter_schema
 from ..core.settings import Settings
 from ..flows.webhook import WebhookFlow
 from ..ledger.database import Database
+from ..ledger.endpoints import OutboundEndpoint, ensure_outbound
 from ..ledger.registry import (
     EndpointSpec,
     TriggerSpec,
@@ -38,11 +39,14 @@ async def deploy(
     flows: Sequence[WebhookFlow],
     file: Path,
     *,
+    endpoints: Sequence[OutboundEndpoint] = (),
     database: Database,
     client: PrefectClient,
     settings: Settings,
 ) -> dict[UUID, WebhookFlow]:
     """Register the flows of ``file`` (an absolute path); return them by the id of their deployment.
+
+    Its outbound ``endpoints`` are made or changed, too.
 
     A trigger that an earlier version of the file made, and this one does not, is retired.
 
@@ -54,6 +58,9 @@ async def deploy(
         async with bounded():
             deployed[await _deploy(client, flow, file)] = flow
         await _register(database, settings.tenant_id, flow)
+    async with database.transaction(settings.tenant_id) as connection:
+        for endpoint in endpoints:
+            await ensure_outbound(connection, settings.tenant_id, endpoint, actor=ACTOR)
     async with bounded():
         gone = await _gone(client, flows, file)
     async with database.transaction(settings.tenant_id) as connection:

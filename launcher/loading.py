@@ -1,32 +1,50 @@
-"""Loads a user's file and finds its ``@webhook`` flows."""
+"""Loads a user's file and finds its ``@webhook`` flows and outbound endpoints."""
 
 from __future__ import annotations
 
 import importlib.util
 import sys
 import traceback
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..core.errors import ConfigurationError
 from ..flows.webhook import WebhookFlow
+from ..ledger.endpoints import OutboundEndpoint
 
 
-def load_flows(file: Path) -> list[WebhookFlow]:
-    """Run the file as a module, its folder importable, and return its flows.
+@dataclass(frozen=True, slots=True)
+class UserFile:
+    """A file that was loaded, by its absolute path, and what it declares."""
+
+    path: Path
+    flows: list[WebhookFlow]
+    endpoints: list[OutboundEndpoint]
+
+
+def load_file(file: Path) -> UserFile:
+    """Run the file as a module, its folder importable, and return what it declares.
 
     Raises:
-        ConfigurationError: there is no such file, it fails, or it has no ``@webhook`` flow; or two
-            of its flows cannot be told apart or differ about an endpoint.
+        ConfigurationError: there is no such file, it fails, or it declares nothing; or two of its
+            flows cannot be told apart or differ about an endpoint; or an endpoint cannot be.
     """
     file = file.resolve()
     if not file.is_file() or file.suffix != ".py":
         raise ConfigurationError(f"{file} is not a Python file.")
-    module = _run(file)
-    flows = list({id(v): v for v in vars(module).values() if isinstance(v, WebhookFlow)}.values())
-    if not flows:
-        raise ConfigurationError(f"{file} has no flow with @webhook(...) above its @flow.")
+    found = vars(_run(file)).values()
+    flows = list({id(v): v for v in found if isinstance(v, WebhookFlow)}.values())
+    endpoints = list({id(v): v for v in found if isinstance(v, OutboundEndpoint)}.values())
+    if not flows and not endpoints:
+        raise ConfigurationError(
+            f"{file} has no flow with @webhook(...) above its @flow, and no OutboundEndpoint."
+        )
     _check(flows)
-    return flows
+    for endpoint in endpoints:
+        endpoint.check()
+    if clash := {e.slug for e in endpoints} & {flow.endpoint for flow in flows}:
+        raise ConfigurationError(f"Endpoints {sorted(clash)} are inbound and outbound at once.")
+    return UserFile(file, flows, endpoints)
 
 
 def _run(file: Path) -> object:

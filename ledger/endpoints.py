@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -11,17 +12,23 @@ from uuid import UUID, uuid4
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ..core.errors import ConfigurationError
+from ..core.errors import CallRefused, ConfigurationError
 from ..core.ladder import parse_ladder
 from ..core.retry import RetryPolicy, SuccessRule
+from ..core.settings import settings
 from ..core.signing import scheme_of
+from ..core.urls import check_url
 from . import audit
 from .states import EndpointState
 
 
 @dataclass(frozen=True, slots=True)
-class OutboundSpec:
-    """What a user asks of an outbound endpoint.
+class OutboundEndpoint:
+    """Where deliveries go, and by which rules: what a user asks of an outbound endpoint.
+
+    At the top of a flow file it is made by ``up FILE``, ``serve FILE`` and ``launch FILE``::
+
+        crm = OutboundEndpoint("crm", url="crm/contact", fallback=[{"endpoint": "crm-backup"}])
 
     ``url`` is absolute, or a path under the webhook base of the credentials' n8n; None where each
     delivery brings its own. ``retry_policy`` and ``success_rule`` are in the stored form of
@@ -48,11 +55,19 @@ class OutboundSpec:
         Raises:
             ConfigurationError: a rule that cannot be followed.
         """
+        if not _SLUG.fullmatch(self.slug):
+            raise ConfigurationError(f"{self.slug!r} is no slug: a-z, 0-9, - and _, at most 63.")
+        if self.url is not None and _ABSOLUTE.match(self.url):
+            _check_target(self.url)
         scheme_of(self.scheme, self.scheme_options)
+        parse_ladder(self.fallback)
         RetryPolicy.parse(self.retry_policy, on_unknown=self.on_unknown)
         SuccessRule.parse(self.success_rule)
         parse_ladder(self.fallback)
 
+
+_SLUG = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+_ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 
 # ensure_outbound: nothing is written, and nothing returned, where nothing changes.
 _COLUMNS = (
@@ -86,7 +101,7 @@ _SET_STATE = text("""
 
 
 async def ensure_outbound(
-    connection: AsyncConnection, tenant: UUID, spec: OutboundSpec, *, actor: str
+    connection: AsyncConnection, tenant: UUID, spec: OutboundEndpoint, *, actor: str
 ) -> UUID:
     """Create the endpoint or change it to ``spec``; return its id. Audited only when it changes.
 
@@ -135,6 +150,14 @@ async def set_state(
         reason=reason,
     )
     return True
+
+
+def _check_target(url: str) -> None:
+    """Refuse on save what would be refused at every call."""
+    try:
+        check_url(url, settings().allow_list())
+    except CallRefused as error:
+        raise ConfigurationError(f"{error}") from error
 
 
 def _stored(value: Any) -> Any:

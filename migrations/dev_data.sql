@@ -2,9 +2,11 @@
 -- where it was changed meanwhile, stays as it is. dev_data.py sets role and tenant first.
 
 WITH made AS (
-  INSERT INTO prefect_n8n.webhook_endpoints (tenant_id, id, slug, direction)
-  SELECT current_setting('prefect_n8n.tenant_id')::uuid, gen_random_uuid(), seed.slug, seed.direction
-  FROM (VALUES ('orders', 'inbound'), ('crm', 'outbound')) AS seed (slug, direction)
+  INSERT INTO prefect_n8n.webhook_endpoints (tenant_id, id, slug, direction, url)
+  SELECT current_setting('prefect_n8n.tenant_id')::uuid, gen_random_uuid(), seed.slug, seed.direction,
+         seed.url
+  FROM (VALUES ('orders', 'inbound', NULL), ('crm', 'outbound', 'prefect-delivery-standard'))
+    AS seed (slug, direction, url)
   ON CONFLICT (tenant_id, slug) DO NOTHING
   RETURNING tenant_id, slug, direction
 )

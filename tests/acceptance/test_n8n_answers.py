@@ -150,7 +150,7 @@ async def test_a_workflow_sleeps_until_its_flow_calls_back(up: Up, n8n: N8n) -> 
     assert status["events"]["dead"] <= 1  # that of the failed flow above
 
 
-async def test_a_quick_flow_calls_back_before_n8n_has_stored_its_wait(up: Up, n8n: N8n) -> None:
+async def test_quick_flows_call_back_too(up: Up, n8n: N8n) -> None:
     event_ids = [f"evt_{uuid4().hex}" for _ in range(5)]
     async with n8n.secret(CREDENTIAL, SECRET):
         for event_id in event_ids:

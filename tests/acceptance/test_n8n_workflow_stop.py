@@ -71,8 +71,14 @@ async def test_a_cancelled_task_of_a_flow(n8n: N8n) -> None:
 
 @pytest.mark.parametrize("kind", [waiting_sync, waiting_async])
 async def test_a_function_that_our_launcher_cancels(n8n: N8n, kind: Any) -> None:
+    """A sync one runs in a thread, in an async flow."""
+
+    @flow
+    async def entry() -> None:
+        await call(kind(there), {})
+
     async with receiving(n8n, sleeping(60)) as there:
-        running = asyncio.create_task(call(kind(there), {}))
+        running = asyncio.create_task(entry())
         await there.until_running()
         await asyncio.sleep(1)
         running.cancel()

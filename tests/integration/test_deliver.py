@@ -6,9 +6,12 @@ import asyncio
 import hashlib
 
 import pytest
+from prefect.states import Cancelling
 
+from prefect_n8n.core.errors import ConfigurationError, EventUnprocessable
 from prefect_n8n.core.settings import DEFAULT_TENANT
 from prefect_n8n.core.signing import StandardScheme, claim_of, verify
+from prefect_n8n.flows.deliver import deliver
 from prefect_n8n.ledger.endpoints import set_state
 from prefect_n8n.ledger.states import EndpointState
 from support.bridge import until
@@ -187,8 +190,16 @@ async def test_a_paused_endpoint_holds_and_loses_nothing(outgoing: Outgoing) -> 
         assert (await outgoing.ended(held.id))["state"] == "completed"
 
 
+async def test_a_target_that_is_not_allowed_is_refused_on_save(outgoing: Outgoing) -> None:
+    with pytest.raises(ConfigurationError, match=r"169\.254\.169\.254"):
+        await outgoing.endpoint(url="http://169.254.169.254/latest/meta-data")
+
+
 async def test_a_target_that_is_not_allowed_is_never_called(outgoing: Outgoing) -> None:
-    await outgoing.endpoint(url="http://169.254.169.254/latest/meta-data")
+    """Also where it was allowed when the endpoint was saved."""
+    await outgoing.execute(
+        "UPDATE prefect_n8n.webhook_endpoints SET url = 'http://169.254.169.254/latest/meta-data'"
+    )
     async with outgoing.launcher():
         sent = await outgoing.send()
         row = await outgoing.ended(sent.id)
@@ -237,8 +248,6 @@ async def test_cancelling_its_run_in_prefect_cancels_a_delivery(outgoing: Outgoi
 
         await until(called)
         (attempt,) = await outgoing.attempts(sent.id)
-        from prefect.states import Cancelling
-
         await outgoing.bridge.client.set_flow_run_state(attempt["flow_run_id"], Cancelling())
         row = await outgoing.ended(sent.id)
 
@@ -261,21 +270,10 @@ async def test_a_body_is_sent_as_it_was_recorded(outgoing: Outgoing) -> None:
 
 
 async def test_a_run_that_nobody_leads_does_nothing(outgoing: Outgoing) -> None:
-    from prefect_n8n.core.errors import EventUnprocessable
-    from prefect_n8n.flows.deliver import deliver
-
     sent = await outgoing.send()
     with pytest.raises(EventUnprocessable, match="redrive"):
         await deliver([sent.id])
     assert outgoing.target.calls == []
-
-
-def by_id(calls: list[Call]) -> dict[str, list[Call]]:
-    """Group calls by delivery."""
-    found: dict[str, list[Call]] = {}
-    for call in calls:
-        found.setdefault(call.id, []).append(call)
-    return found
 
 
 async def test_a_slow_delivery_does_not_hold_up_the_others(outgoing: Outgoing) -> None:

@@ -14,7 +14,7 @@ from psycopg import sql
 
 from prefect_n8n.core.errors import ConfigurationError, LedgerUnavailable
 from prefect_n8n.core.settings import DEFAULT_TENANT
-from prefect_n8n.launcher.loading import load_flows
+from prefect_n8n.launcher.loading import load_file
 from prefect_n8n.ledger.audit import broken_entries
 from prefect_n8n.ledger.database import Database
 from prefect_n8n.ledger.registry import EndpointSpec, TriggerSpec, ensure_endpoint, ensure_trigger
@@ -123,7 +123,7 @@ async def test_it_is_what_the_example_registers(ledger: Ledger, database: Databa
     """With the data applied, ``up examples/orders.py`` finds its endpoint and trigger made."""
     apply(ledger.app_url)
     before = everything(ledger)
-    for flow in load_flows(EXAMPLE):
+    for flow in load_file(EXAMPLE).flows:
         async with database.transaction(DEFAULT_TENANT) as connection:
             spec = EndpointSpec(flow.endpoint, scheme=flow.scheme)
             endpoint = await ensure_endpoint(connection, DEFAULT_TENANT, spec, actor="test")

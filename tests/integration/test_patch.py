@@ -10,7 +10,7 @@ import pytest
 
 from prefect_n8n.core.settings import DEFAULT_TENANT
 from prefect_n8n.ledger.database import Database
-from prefect_n8n.ledger.endpoints import OutboundSpec, ensure_outbound
+from prefect_n8n.ledger.endpoints import OutboundEndpoint, ensure_outbound
 from prefect_n8n.receiver.app import PREFIX
 from support.receiver import TOKEN, Sender, add_token
 
@@ -40,7 +40,7 @@ async def patch(sender: Sender, database: Database) -> Patcher:
     """A sender of PATCH requests, with an endpoint ``crm`` and a token that may send."""
     await add_token(database, "send")
     async with database.transaction(DEFAULT_TENANT) as connection:
-        spec = OutboundSpec("crm", "https://n8n.example.com/webhook/crm")
+        spec = OutboundEndpoint("crm", "https://n8n.example.com/webhook/crm")
         await ensure_outbound(connection, DEFAULT_TENANT, spec, actor="test")
     return Patcher(sender.client)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from prefect import flow, task
 from sqlalchemy import create_engine
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
@@ -22,7 +23,7 @@ from prefect_n8n.core.errors import (
 from prefect_n8n.core.settings import DEFAULT_TENANT, settings
 from prefect_n8n.flows.inbox import close_database
 from prefect_n8n.ledger.database import Database, driver_url
-from prefect_n8n.ledger.endpoints import OutboundSpec, ensure_outbound
+from prefect_n8n.ledger.endpoints import OutboundEndpoint, ensure_outbound
 from support.postgres import Ledger
 
 BODY = {"order": 7}
@@ -42,7 +43,7 @@ async def outbox(
     monkeypatch.setenv("DATABASE_URL", ledger.app_url)
     settings.cache_clear()
     async with database.transaction(DEFAULT_TENANT) as connection:
-        spec = OutboundSpec("crm", "https://n8n.example.com/webhook/crm")
+        spec = OutboundEndpoint("crm", "https://n8n.example.com/webhook/crm")
         await ensure_outbound(connection, DEFAULT_TENANT, spec, actor="test")
     with psycopg.connect(ledger.admin_url) as connection:
         make_role(connection, "shop LOGIN IN ROLE prefect_n8n_app")
@@ -162,6 +163,27 @@ async def test_a_known_id_with_the_same_body_is_one_delivery(outbox: Ledger) -> 
     assert len(committed(outbox)[1]) == 1
 
 
+async def test_a_run_that_is_tried_again_sends_once(outbox: Ledger, prefect_api: str) -> None:
+    tries: list[Sent] = []
+
+    @task(retries=1, retry_delay_seconds=0)
+    async def tell() -> None:
+        tries.append(await asend("crm", BODY))
+        if len(tries) == 1:
+            raise RuntimeError("after the delivery was recorded")
+
+    @flow(name="sends-once")
+    async def pay() -> None:
+        await tell()
+        await tell()
+
+    assert prefect_api
+    await pay()
+    assert [sent.duplicate for sent in tries] == [False, True, False]
+    assert tries[0].id == tries[1].id
+    assert len(committed(outbox)[1]) == 2
+
+
 async def test_without_an_id_each_is_a_delivery_of_its_own(outbox: Ledger) -> None:
     assert send("crm", BODY).id != send("crm", BODY).id
 
@@ -240,7 +262,7 @@ async def test_an_inbound_endpoint_is_none_to_send_to(outbox: Ledger, database: 
             await ensure_outbound(
                 connection,
                 DEFAULT_TENANT,
-                OutboundSpec("orders", "https://x.example"),
+                OutboundEndpoint("orders", "https://x.example"),
                 actor="test",
             )
 

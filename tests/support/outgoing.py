@@ -18,7 +18,7 @@ from prefect_n8n.core.settings import DEFAULT_TENANT, settings
 from prefect_n8n.flows.inbox import close_database
 from prefect_n8n.flows.send import Sent, asend
 from prefect_n8n.launcher.service import Launcher
-from prefect_n8n.ledger.endpoints import OutboundSpec, ensure_outbound
+from prefect_n8n.ledger.endpoints import OutboundEndpoint, ensure_outbound
 from support.bridge import Bridge, until
 from support.target import WORKFLOW, Target
 
@@ -54,7 +54,7 @@ class Outgoing:
             "timeout_seconds": 5.0,
         }
         async with self.bridge.database.transaction(DEFAULT_TENANT) as connection:
-            spec = OutboundSpec(slug, **values | changes)
+            spec = OutboundEndpoint(slug, **values | changes)
             return await ensure_outbound(connection, DEFAULT_TENANT, spec, actor="test")
 
     async def send(self, id: str | None = None, endpoint: str = "crm", **body: Any) -> Sent:

@@ -8,11 +8,14 @@ import ctypes
 import signal
 import threading
 import time
+from types import SimpleNamespace
+from typing import Any
 
 import anyio
 import pytest
+from prefect.context import FlowRunContext
 
-from prefect_n8n.blocks.blocking import finish, run_blocking
+from prefect_n8n.blocks.blocking import dual, finish, run_blocking
 
 VAR = contextvars.ContextVar("VAR", default="nothing")
 
@@ -163,3 +166,46 @@ async def test_finish_raises_what_failed() -> None:
 
     with pytest.raises(ValueError, match="it"):
         await finish(fail(), seconds=1)
+
+
+class Both:
+    """A class with a dual method."""
+
+    async def aget(self, given: int) -> tuple[str, int]:
+        """Get it."""
+        return "async", given
+
+    @dual(aget)
+    def get(self, given: int) -> tuple[str, int]:
+        """Get it."""
+        return "sync", given
+
+
+async def test_a_dual_method_is_awaited_in_a_loop_and_not_in_a_thread() -> None:
+    both: Any = Both()
+    assert await both.get(1) == ("async", 1)
+    assert both.get(2, _sync=True) == ("sync", 2)
+    assert await asyncio.to_thread(both.get, given=3) == ("sync", 3)
+    assert Both.get.aio is Both.aget  # type: ignore[attr-defined]
+
+
+def in_context(isasync: bool) -> contextvars.Token[Any]:
+    """Be in a flow run."""
+    context = SimpleNamespace(flow=SimpleNamespace(isasync=isasync))
+    return FlowRunContext.__var__.set(context)  # type: ignore[arg-type]
+
+
+def test_a_dual_method_in_a_thread_of_an_async_flow_is_sync() -> None:
+    """So a sync function under @webhook is called."""
+    token = in_context(isasync=True)
+    both: Any = Both()
+    assert both.get(1) == ("sync", 1)
+    FlowRunContext.__var__.reset(token)
+
+
+async def test_a_dual_method_of_a_sync_flow_in_a_loop_is_sync() -> None:
+    """As Prefect has it."""
+    token = in_context(isasync=False)
+    both: Any = Both()
+    assert both.get(1) == ("sync", 1)
+    FlowRunContext.__var__.reset(token)

@@ -13,7 +13,9 @@ from prefect.blocks.core import Block
 from prefect.testing.standard_test_suites import BlockStandardTestSuite
 from pydantic import SecretStr, ValidationError
 
+from prefect_n8n.blocks import starting
 from prefect_n8n.blocks.credentials import N8nCredentials
+from prefect_n8n.blocks.starting import Order, Started
 from prefect_n8n.blocks.workflow import N8nWorkflow, N8nWorkflowRun
 from prefect_n8n.core.errors import ConfigurationError, N8nExecutionFailed
 
@@ -116,3 +118,38 @@ def test_in_async_code_the_plain_names_are_awaited() -> None:
         return True
 
     assert asyncio.run(call())
+
+
+@pytest.mark.parametrize("started", [False, True])
+async def test_a_start_that_is_cancelled_is_undone(
+    monkeypatch: pytest.MonkeyPatch, started: bool
+) -> None:
+    """Whether the execution was known by then, or not."""
+    waits, stopped = asyncio.Event(), list[str]()
+
+    class FakeStarter:
+        def __init__(self, client: object, order: Order) -> None:
+            self.delivery_id = order.delivery.id()
+
+        async def start(self) -> Started:
+            return Started("57", self.delivery_id, False) if started else await self.hang()
+
+        async def stop(self) -> None:
+            stopped.append("by its delivery")
+
+        async def hang(self, *_: object) -> Any:
+            waits.set()
+            await asyncio.sleep(60)
+
+    async def astop(run: N8nWorkflowRun) -> None:
+        stopped.append(run.execution_id)
+
+    monkeypatch.setattr(starting, "Starter", FakeStarter)
+    monkeypatch.setattr(N8nWorkflow, "_link", FakeStarter.hang)
+    monkeypatch.setattr(N8nWorkflowRun, "astop", astop)
+    trigger = asyncio.create_task(made().atrigger({}))
+    await waits.wait()
+    trigger.cancel()
+    await asyncio.wait([trigger])
+    assert trigger.cancelled()
+    assert stopped == (["57"] if started else ["by its delivery"])

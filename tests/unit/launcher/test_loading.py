@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from prefect_n8n.core.errors import ConfigurationError
-from prefect_n8n.launcher.loading import load_flows
+from prefect_n8n.launcher.loading import load_file
 
 HEAD = "from prefect import flow\nfrom prefect_n8n import webhook\n"
 
@@ -36,7 +36,7 @@ def write(tmp_path: Path) -> Iterator[Write]:
 
 def refusal(file: Path) -> str:
     with pytest.raises(ConfigurationError) as caught:
-        load_flows(file)
+        load_file(file)
     return str(caught.value)
 
 
@@ -55,13 +55,13 @@ def test_flows_are_found_in_their_order(write: Write) -> None:
 
         again = second
     """)
-    flows = load_flows(file)
+    flows = load_file(file).flows
     assert [f.deployment for f in flows] == ["second/orders", "first/refunds"]
 
 
 def test_prefect_can_find_the_module_again(write: Write) -> None:
     file = write("@webhook()\n@flow\ndef a(): ...")
-    (flow,) = load_flows(file)
+    (flow,) = load_file(file).flows
     assert sys.modules["user_flows"].a is flow
     assert flow.fn.__module__ == "user_flows"
 
@@ -75,7 +75,7 @@ def test_files_beside_it_can_be_imported(write: Write) -> None:
         @flow
         def a(): ...
     """)
-    assert load_flows(file)[0].endpoint == "from-beside"
+    assert load_file(file).flows[0].endpoint == "from-beside"
 
 
 def test_annotations_as_text_are_understood(write: Write, tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_annotations_as_text_are_understood(write: Write, tmp_path: Path) -> Non
         + "from prefect_n8n import WebhookEvent\n"
         + "@webhook()\n@flow\ndef a(it: WebhookEvent, total: float): ..."
     )
-    assert load_flows(file)[0].name == "a"
+    assert load_file(file).flows[0].name == "a"
 
 
 def test_missing_files(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_one_name_at_two_endpoints(write: Write) -> None:
 
         one, two = webhook("one")(a), webhook("two")(a)
     """)
-    assert [f.deployment for f in load_flows(file)] == ["a/one", "a/two"]
+    assert [f.deployment for f in load_file(file).flows] == ["a/one", "a/two"]
 
 
 def test_an_endpoint_has_one_scheme(write: Write) -> None:
@@ -163,3 +163,31 @@ def test_an_endpoint_has_one_scheme(write: Write) -> None:
         def b(): ...
     """)
     assert refusal(file) == "Endpoint 'orders' is given two schemes."
+
+
+def test_outbound_endpoints_are_found(write: Write) -> None:
+    file = write("""
+        from prefect_n8n import OutboundEndpoint
+        crm = OutboundEndpoint("crm", url="crm/contact")
+        same = crm
+    """)
+    loaded = load_file(file)
+    assert (loaded.path, loaded.flows) == (file.resolve(), [])
+    assert [endpoint.slug for endpoint in loaded.endpoints] == ["crm"]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('OutboundEndpoint("CRM", url="crm")', "no slug"),
+        ('OutboundEndpoint("crm", url="http://169.254.169.254/")', "169.254.169.254"),
+        ('OutboundEndpoint("crm", url="crm", scheme="none")', "scheme"),
+        ('OutboundEndpoint("crm", url="crm", retry_policy={"schedule": []})', "retry policy"),
+        ('OutboundEndpoint("crm", url="crm", success_rule={"fields": 1})', "success rule"),
+        ('OutboundEndpoint("crm", url="crm", fallback=[{"endpoint": "a", "x": 1}])', "step 1"),
+    ],
+)
+def test_an_outbound_endpoint_that_cannot_be_is_said_so(
+    write: Write, line: str, words: str
+) -> None:
+    assert words in refusal(write(f"from prefect_n8n import OutboundEndpoint\ncrm = {line}\n"))
