@@ -83,7 +83,15 @@ def serve(
 
 
 @app.command
-def launch(file: File = None, /) -> None:
+def launch(
+    file: File = None,
+    /,
+    *,
+    only: Annotated[
+        bool,
+        Parameter(help="No other launcher has another file: retire its triggers.", negative=""),
+    ] = False,
+) -> None:
     """Run a launcher: it turns events into flow runs, and executes those of FILE itself.
 
     Runs of other deployments are left to their work pools. Replicas share the work.
@@ -93,7 +101,7 @@ def launch(file: File = None, /) -> None:
     with sentences():
         local.adopt()
         log_to_stderr()
-        work(settings(), file)
+        work(settings(), file, only=only)
 
 
 @app.command
