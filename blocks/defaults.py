@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from prefect.client.orchestration import PrefectClient
 
 from ..core.settings import Settings
@@ -12,19 +14,21 @@ DEFAULT_BLOCK = "default"
 
 
 async def ensure_default_credentials(
-    client: PrefectClient, settings: Settings
-) -> tuple[N8nCredentials, bool]:
+    client: PrefectClient, settings: Settings, *, before_generated: Callable[[], None] | None = None
+) -> N8nCredentials:
     """Return block ``n8n-credentials/default``, made from ``N8N_*`` where it is missing.
 
     Without ``N8N_WEBHOOK_SECRET`` a secret is generated: printable text, because n8n's Crypto node
-    keys with UTF-8. An existing block is left as it is: operators edit it in the Prefect UI. The
-    flag says whether the block was made now.
+    keys with UTF-8; ``before_generated`` is called before it is saved, so that it is not forgotten
+    to show it. An existing block is left as it is: operators edit it in the Prefect UI.
     """
     await N8nCredentials.aregister_type_and_schema(client=client)
     known = await _load(client)
     if known is not None:
-        return known, False
+        return known
     made = credentials_from(settings)
+    if before_generated is not None and not given_secrets(settings):
+        before_generated()
     try:
         await made.asave(DEFAULT_BLOCK, client=client)
     except ValueError:
@@ -32,8 +36,8 @@ async def ensure_default_credentials(
         known = await _load(client)
         if known is None:
             raise
-        return known, False
-    return made, True
+        return known
+    return made
 
 
 def credentials_from(settings: Settings) -> N8nCredentials:

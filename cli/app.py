@@ -43,15 +43,25 @@ def up(
 
     Example: prefect-n8n up examples/orders.py
     """
-    from .processes import until_signal
-    from .up import Up
+    from .checking import FileCheck
 
     with sentences():
         given = settings()
+        check = None
+        if file is not None:
+            say(f"Loading {file} …")
+            check = FileCheck(file, prefect_port=prefect_port)
+        from .processes import until_signal
+        from .up import Up
+
+        if check is not None:
+            check.result()
         folder = (data_dir or given.data_dir).absolute()
         with local.exclusive(folder):
             (folder / "logs").mkdir(exist_ok=True)
-            run = Up(file, folder, given.host, port or given.port, prefect_port, say)
+            run = Up(
+                file, folder, given.host, given.port if port is None else port, prefect_port, say
+            )
             asyncio.run(until_signal(run, run.kill, say))
 
 

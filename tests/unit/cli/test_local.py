@@ -10,7 +10,7 @@ from prefect_n8n.cli import local
 
 
 def test_what_is_published_is_for_the_owner_alone(tmp_path: Path) -> None:
-    left = tmp_path / "up.new"
+    left = tmp_path / "up.json.new"
     left.write_text("of one that was killed")
     left.chmod(0o666)
     local.publish(tmp_path, {"PREFECT_API_URL": "http://127.0.0.1:4200/api"})
