@@ -6,8 +6,15 @@ all else on first use, because Prefect imports this package on its own in every 
 
 from __future__ import annotations
 
+import signal
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+if sys.argv and sys.argv[0].rpartition("/")[2] == "prefect-n8n":
+    # Our own command takes seconds to load, and Ctrl-C has nothing to tidy up until it has handlers
+    # of its own.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from .blocks import N8nCredentials, N8nWorkflow
 

@@ -60,7 +60,7 @@ def wait_for(url: str, seconds: float = 120.0) -> None:
 @contextmanager
 def ground(folder: Path) -> Iterator[tuple[EmbeddedPostgres, dict[str, str]]]:
     """Start PostgreSQL, the migrated ledger and Prefect; yield what leads to them."""
-    postgres = start_postgres(folder / "pg", alone=True)
+    postgres = start_postgres(folder / "pg")
     try:
         env = migrate_embedded(postgres)
         provide_trigrams(postgres.url, folder / "pg")

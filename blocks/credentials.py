@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from prefect.blocks.abstract import CredentialsBlock
+from prefect.context import FlowRunContext, TaskRunContext
 from pydantic import Field, HttpUrl, SecretStr
 
 from ..core.signing import secret_bytes
 
 if TYPE_CHECKING:
+    from prefect.blocks.core import ResourceTuple
+
     from .client import N8nClient
 
 
@@ -55,6 +58,12 @@ class N8nCredentials(CredentialsBlock):
             " 24 characters or more, or its whsec_ notation."
         ),
     )
+
+    def _event_method_called_resources(self) -> ResourceTuple | None:
+        # Outside of runs nobody asks who used the block, and each refresh of a receiver's secrets
+        # would be an event; a command that ends would wait for Prefect to take it.
+        in_run = FlowRunContext.get() or TaskRunContext.get()
+        return super()._event_method_called_resources() if in_run else None
 
     def get_client(self) -> N8nClient:
         """Return a client for this n8n: ``async with credentials.get_client() as n8n``.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from prefect.client.orchestration import PrefectClient
 
 from ..core.settings import Settings
@@ -12,19 +14,21 @@ DEFAULT_BLOCK = "default"
 
 
 async def ensure_default_credentials(
-    client: PrefectClient, settings: Settings
-) -> tuple[N8nCredentials, bool]:
+    client: PrefectClient, settings: Settings, *, before_generated: Callable[[], None] | None = None
+) -> N8nCredentials:
     """Return block ``n8n-credentials/default``, made from ``N8N_*`` where it is missing.
 
     Without ``N8N_WEBHOOK_SECRET`` a secret is generated: printable text, because n8n's Crypto node
-    keys with UTF-8. An existing block is left as it is: operators edit it in the Prefect UI. The
-    flag says whether the block was made now.
+    keys with UTF-8; ``before_generated`` is called before it is saved, so that it is not forgotten
+    to show it. An existing block is left as it is: operators edit it in the Prefect UI.
     """
     await N8nCredentials.aregister_type_and_schema(client=client)
     known = await _load(client)
     if known is not None:
-        return known, False
+        return known
     made = credentials_from(settings)
+    if before_generated is not None and not given_secrets(settings):
+        before_generated()
     try:
         await made.asave(DEFAULT_BLOCK, client=client)
     except ValueError:
@@ -32,25 +36,30 @@ async def ensure_default_credentials(
         known = await _load(client)
         if known is None:
             raise
-        return known, False
-    return made, True
+        return known
+    return made
 
 
 def credentials_from(settings: Settings) -> N8nCredentials:
     """Build the credentials that the environment describes."""
-    given = settings.n8n_webhook_secret
-    texts = given.get_secret_value().split(",") if given else [new_secret()]
     values = {
         "base_url": settings.n8n_base_url,
         "api_key": settings.n8n_api_key,
         "webhook_url": settings.n8n_webhook_url,
-        "webhook_secrets": [text.strip() for text in texts if text.strip()],
+        "webhook_secrets": given_secrets(settings) or [new_secret()],
     }
     credentials = N8nCredentials.model_validate(
         {name: value for name, value in values.items() if value is not None}
     )
     credentials.keys()
     return credentials
+
+
+def given_secrets(settings: Settings) -> list[str]:
+    """Return what ``N8N_WEBHOOK_SECRET`` gives, newest first; blanks alone give nothing."""
+    given = settings.n8n_webhook_secret
+    texts = given.get_secret_value().split(",") if given else []
+    return [text.strip() for text in texts if text.strip()]
 
 
 async def _load(client: PrefectClient) -> N8nCredentials | None:

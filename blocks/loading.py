@@ -8,7 +8,7 @@ import httpx
 from prefect.client.orchestration import get_client
 from prefect.exceptions import PrefectException
 
-from ..core.errors import ConfigurationError, PrefectUnavailable
+from ..core.errors import ConfigurationError, PrefectUnavailable, SecretsUnusable
 from .credentials import N8nCredentials
 
 LOAD_SECONDS = 10.0
@@ -18,18 +18,19 @@ async def load_credentials(block: str) -> N8nCredentials:
     """Return block ``n8n-credentials/<block>``, which has at least one good webhook secret.
 
     Raises:
-        PrefectUnavailable: Prefect is away, or the block is missing or has no good secret.
+        PrefectUnavailable: Prefect is away.
+        SecretsUnusable: the block is missing or has no good secret.
     """
     try:
         async with asyncio.timeout(LOAD_SECONDS), get_client() as client:
             credentials = await N8nCredentials.aload(block, client=client)
         keys = credentials.keys()
     except ValueError as error:
-        raise PrefectUnavailable(f"Block n8n-credentials/{block} cannot be loaded.") from error
+        raise SecretsUnusable(f"Block n8n-credentials/{block} cannot be loaded.") from error
     except (httpx.HTTPError, PrefectException, OSError, RuntimeError) as error:
         raise PrefectUnavailable(f"Prefect did not answer: {type(error).__name__}") from error
     except ConfigurationError as error:
-        raise PrefectUnavailable(f"Block n8n-credentials/{block}: {error}") from error
+        raise SecretsUnusable(f"Block n8n-credentials/{block}: {error}") from error
     if not keys:
-        raise PrefectUnavailable(f"Block n8n-credentials/{block} has no webhook secret.")
+        raise SecretsUnusable(f"Block n8n-credentials/{block} has no webhook secret.")
     return credentials

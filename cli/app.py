@@ -43,15 +43,25 @@ def up(
 
     Example: prefect-n8n up examples/orders.py
     """
-    from .processes import until_signal
-    from .up import Up
+    from .checking import FileCheck
 
     with sentences():
         given = settings()
+        check = None
+        if file is not None:
+            say(f"Loading {file} …")
+            check = FileCheck(file, prefect_port=prefect_port)
+        from .processes import until_signal
+        from .up import Up
+
+        if check is not None:
+            check.result()
         folder = (data_dir or given.data_dir).absolute()
         with local.exclusive(folder):
             (folder / "logs").mkdir(exist_ok=True)
-            run = Up(file, folder, given.host, port or given.port, prefect_port, say)
+            run = Up(
+                file, folder, given.host, given.port if port is None else port, prefect_port, say
+            )
             asyncio.run(until_signal(run, run.kill, say))
 
 
@@ -83,7 +93,15 @@ def serve(
 
 
 @app.command
-def launch(file: File = None, /) -> None:
+def launch(
+    file: File = None,
+    /,
+    *,
+    only: Annotated[
+        bool,
+        Parameter(help="No other launcher has another file: retire its triggers.", negative=""),
+    ] = False,
+) -> None:
     """Run a launcher: it turns events into flow runs, and executes those of FILE itself.
 
     Runs of other deployments are left to their work pools. Replicas share the work.
@@ -93,7 +111,7 @@ def launch(file: File = None, /) -> None:
     with sentences():
         local.adopt()
         log_to_stderr()
-        work(settings(), file)
+        work(settings(), file, only=only)
 
 
 @app.command
@@ -126,7 +144,9 @@ def migrate(
 def send_test(
     endpoint: Annotated[str, Parameter(help="The endpoint's slug.")] = "default",
     *,
-    type: Annotated[str, Parameter(help="The event type.")] = "test",
+    type: Annotated[
+        str | None, Parameter(help="The event type; else one that the endpoint's flows take.")
+    ] = None,
     body: Annotated[str, Parameter(help="More fields of the body, as a JSON object.")] = "{}",
 ) -> None:
     """Send a signed test event to the receiver, as n8n would.

@@ -43,3 +43,6 @@ def log_to_stderr() -> None:
     ours.setLevel(logging.INFO)
     for name in ("httpx", "httpcore"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # Prefect's workers say at the end that they are sending what is left, which is their work.
+    for name in ("EventsWorker", "APILogWorker"):
+        logging.getLogger(name).setLevel(logging.ERROR)

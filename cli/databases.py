@@ -5,6 +5,7 @@ from __future__ import annotations
 import psycopg
 from psycopg import sql
 from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
 
 from ..core.settings import Settings
 from ..ledger.database import Role, driver_url
@@ -53,5 +54,11 @@ def _make_usable(url: str) -> bool:
 
 
 def has_password(value: str) -> bool:
-    """Whether a setting is a URL that must not be written to a file."""
-    return "://" in value and bool(make_url(value).password)
+    """Whether a setting is a URL that must not be written to a file; if in doubt, it is."""
+    if "://" not in value:
+        return False
+    try:
+        url = make_url(value)
+    except ArgumentError:
+        return True
+    return bool(url.password) or any("password" in name.lower() for name in url.query)

@@ -33,8 +33,10 @@ T = TypeVar("T")
 logger = logging.getLogger("prefect_n8n.launcher")
 
 
-def launch(settings: Settings, file: Path | None) -> None:
+def launch(settings: Settings, file: Path | None, *, only: bool = False) -> None:
     """Work until SIGINT or SIGTERM, then let runs at hand end; a second signal leaves them.
+
+    With ``only`` no other launcher has another file: the triggers of others are retired.
 
     Raises:
         ConfigurationError: the file or a setting is wrong.
@@ -42,14 +44,16 @@ def launch(settings: Settings, file: Path | None) -> None:
     loaded = load_file(file) if file else None
     url = settings.launcher_database_url
     address = url.get_secret_value() if url else database_url(settings)
-    asyncio.run(_launch(settings, Database(address, pool_size=POOL_SIZE), loaded))
+    asyncio.run(_launch(settings, Database(address, pool_size=POOL_SIZE), loaded, only))
 
 
-async def _launch(settings: Settings, database: Database, file: UserFile | None) -> None:
+async def _launch(
+    settings: Settings, database: Database, file: UserFile | None, only: bool
+) -> None:
     stop = _stop_on_signals()
     try:
         async with get_client() as client:
-            ready = _ready(client, database, settings, file)
+            ready = _ready(client, database, settings, file, only)
             if (flows := await _unless(stop, ready)) is None:
                 return
             launcher = Launcher(
@@ -66,21 +70,26 @@ async def _launch(settings: Settings, database: Database, file: UserFile | None)
 
 
 async def _ready(
-    client: PrefectClient, database: Database, settings: Settings, file: UserFile | None
+    client: PrefectClient,
+    database: Database,
+    settings: Settings,
+    file: UserFile | None,
+    only: bool,
 ) -> dict[UUID, WebhookFlow]:
     """Register the flows, however long Prefect or PostgreSQL take to come."""
     await guard(database, settings, Role.LAUNCHER)
-    if file is None:
+    if file is None and not only:
         return {}
     return await until_available(
         "register",
         lambda: deploy(
-            file.flows,
-            file.path,
-            endpoints=file.endpoints,
+            file.flows if file else (),
+            file.path if file else None,
+            endpoints=file.endpoints if file else (),
             database=database,
             client=client,
             settings=settings,
+            only=only,
         ),
     )
 

@@ -18,10 +18,16 @@ _FILE = "up.json"
 
 
 def publish(folder: Path, env: dict[str, str]) -> None:
-    """Write the environment that other commands need; it has no secret."""
-    file = folder / _FILE
-    new = file.with_suffix(".new")
-    new.write_text(json.dumps(env, indent=2) + "\n")
+    """Write the environment that other commands need; it has no secret, and is its owner's."""
+    write_private(folder / _FILE, json.dumps(env, indent=2) + "\n")
+
+
+def write_private(file: Path, text: str) -> None:
+    """Write a file that its owner alone reads, the whole of it or nothing."""
+    new = file.with_name(f"{file.name}.new")
+    new.unlink(missing_ok=True)
+    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
+        out.write(text)
     new.rename(file)
 
 

@@ -12,8 +12,10 @@ def check_free(host: str, port: int, option: str, what: str) -> None:
     """Refuse a port that cannot be listened on.
 
     Raises:
-        ConfigurationError: it is in use or not allowed; the message names ``option``.
+        ConfigurationError: it is no port, in use or not allowed; the message names ``option``.
     """
+    if not 0 < port < 65_536:
+        raise ConfigurationError(f"{option} is {port}: a port is a number from 1 to 65535.")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         # As the servers do: a port that is only waiting for old connections to end is free.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,29 +14,38 @@ from ..blocks.defaults import ensure_default_credentials
 from ..core.settings import Settings
 from ..ledger.database import Database
 from ..ledger.registry import EndpointSpec, endpoint_by_slug, ensure_endpoint, save_token
+from .local import write_private
 
 RESULTS_BLOCK = "prefect-n8n-results"
 TOKEN_NAME = "up"  # noqa: S105 - a name
 TOKEN_FILE = "token"  # noqa: S105 - a name
+UNSHOWN_FILE = "secret-not-shown-yet"
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What was found or made."""
+    """What was found or made. ``unshown`` is a file that is there until the secret was shown."""
 
     credentials: N8nCredentials
-    new_credentials: bool
+    unshown: Path
 
 
-async def prepare(client: PrefectClient, database: Database, settings: Settings) -> Prepared:
-    """Register the block types; make the default block and the default endpoint if missing."""
-    credentials, new = await ensure_default_credentials(client, settings)
+async def prepare(
+    client: PrefectClient, database: Database, settings: Settings, folder: Path | None = None
+) -> Prepared:
+    """Register the block types; make the default block and the default endpoint if missing.
+
+    A secret that is generated is remembered in ``folder`` as one that nobody has seen yet.
+    """
+    unshown = (folder or settings.data_dir) / UNSHOWN_FILE
+    mark = (lambda: write_private(unshown, "")) if folder else None
+    credentials = await ensure_default_credentials(client, settings, before_generated=mark)
     async with database.transaction(settings.tenant_id) as connection:
         if await endpoint_by_slug(connection, settings.tenant_id, "default") is None:
             await ensure_endpoint(
                 connection, settings.tenant_id, EndpointSpec("default"), actor="up"
             )
-    return Prepared(credentials, new)
+    return Prepared(credentials, unshown)
 
 
 async def ensure_token(database: Database, settings: Settings, folder: Path) -> Path:
@@ -57,11 +65,10 @@ async def ensure_token(database: Database, settings: Settings, folder: Path) -> 
 
 
 def _read_or_make(file: Path) -> str:
-    if file.exists():
-        return file.read_text().strip()
+    if file.exists() and (token := file.read_text().strip()):
+        return token
     token = secrets.token_urlsafe(32)
-    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
-        out.write(token + "\n")
+    write_private(file, token + "\n")
     return token
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import time
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 from uuid import uuid4
 
@@ -14,6 +17,23 @@ from ..core.errors import ConfigurationError
 from ..core.signing import scheme_of, sign
 
 PATH = "/api/webhooks/n8n/"
+
+_SET = re.compile(r"\[([^\]!])[^\]]*\]")
+"""A set of characters in a glob, with its first one as group."""
+
+
+def takes(types: Sequence[str], type: str) -> bool:
+    """Whether triggers of ``types``, which are globs, take events of that type."""
+    return any(fnmatchcase(type, glob) for glob in types)
+
+
+def example_type(types: Sequence[str]) -> str:
+    """Return an event type that triggers of ``types`` take, if one can be made up; else "test"."""
+    for glob in types:
+        made = _SET.sub(r"\1", glob).replace("*", "test").replace("?", "x")
+        if takes([glob], made):
+            return made
+    return "test"
 
 
 def test_event(type: str, fields: dict[str, Any]) -> tuple[str, bytes]:

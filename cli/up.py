@@ -13,14 +13,16 @@ from typing import TypeVar
 
 from prefect.client.orchestration import get_client
 
+from ..core.errors import ConfigurationError
 from ..core.settings import settings
 from ..core.urls import AllowList
 from ..ledger.database import Database
 from . import local
 from .banner import show
 from .databases import has_password, migrate_embedded, migrate_foreign
+from .given import check_prefect, shown_address
 from .ports import check_free
-from .postgres import EmbeddedPostgres, start_postgres
+from .postgres import EmbeddedPostgres
 from .prefect_server import prefect_server, server_env
 from .preparing import Prepared, ensure_token, prepare
 from .processes import Child, Say, Supervisor
@@ -47,6 +49,7 @@ class Up:
     supervisor: Supervisor | None = None
     env: dict[str, str] = field(default_factory=dict[str, str])
     """What the children get on top of the user's environment, and other commands are told."""
+    _own_ledger: bool = False
 
     async def __call__(self) -> None:
         """Bring everything up, and keep it up until this task is cancelled.
@@ -63,10 +66,10 @@ class Up:
                 "PREFECT_N8N_ALLOWED_TARGETS": with_loopback(settings().allowed_targets),
             }
         )
-        check_free(self.host, self.port, "--port", "the receiver")
         own_prefect = "PREFECT_API_URL" not in os.environ
-        if own_prefect:
-            check_free(self.host, self.prefect_port, "--prefect-port", "Prefect and its UI")
+        self._check_ports(own_prefect)
+        if not own_prefect:
+            await self._timed(f"Looking for Prefect at {shown_address()}", check_prefect())
         # Last in, first out: the launcher stops first, PostgreSQL last.
         async with AsyncExitStack() as stack:
             postgres = await self._databases(stack, own_prefect)
@@ -84,6 +87,16 @@ class Up:
                 if part.done():
                     part.result()
 
+    def _check_ports(self, own_prefect: bool) -> None:
+        check_free(self.host, self.port, "--port", "the receiver")
+        if own_prefect:
+            check_free(self.host, self.prefect_port, "--prefect-port", "Prefect and its UI")
+            if self.port == self.prefect_port:
+                raise ConfigurationError(
+                    f"Port {self.port} is given to the receiver and to Prefect: choose another with"
+                    " --port or --prefect-port."
+                )
+
     def kill(self) -> None:
         """End the children at once."""
         if self.supervisor is not None:
@@ -94,10 +107,11 @@ class Up:
         given = settings()
         postgres = None
         if given.database_url is None or own_prefect:
-            starting = asyncio.to_thread(start_postgres, self.folder / "postgres", alone=True)
-            postgres = await self._timed("Starting PostgreSQL", starting)
+            postgres = EmbeddedPostgres(self.folder / "postgres", self.say)
             stack.push_async_callback(asyncio.to_thread, postgres.stop)
-        if given.database_url is None:
+            await self._timed("Starting PostgreSQL", asyncio.to_thread(postgres.start))
+        self._own_ledger = given.database_url is None
+        if self._own_ledger:
             assert postgres is not None
             migrating = asyncio.to_thread(migrate_embedded, postgres)
         else:
@@ -116,7 +130,8 @@ class Up:
         url = now.database_url.get_secret_value()
         workers = [
             receiver_child(self.env, now.receiver_url, defaults=False),
-            launcher_child(self.env, url, self.file),
+            # In a ledger of the user's own there may be launchers that have other files.
+            launcher_child(self.env, url, self.file, only=self._own_ledger),
         ]
         for child in workers:
             await supervisor.start(child)
@@ -157,7 +172,7 @@ class Up:
 
     async def _prepared(self, database: Database) -> Prepared:
         async with get_client() as client:
-            return await prepare(client, database, settings())
+            return await prepare(client, database, settings(), self.folder)
 
     async def _keep(self, postgres: EmbeddedPostgres | None) -> None:
         """Start PostgreSQL again whenever it is lost."""
@@ -165,7 +180,7 @@ class Up:
             await asyncio.sleep(CHECK_SECONDS)
             if postgres is not None and not await asyncio.to_thread(postgres.is_alive):
                 self.say("PostgreSQL was lost; it is started again.")
-                await asyncio.to_thread(postgres.restart)
+                await asyncio.to_thread(postgres.start)
 
     async def _stop(self, supervisor: Supervisor) -> None:
         self.say("Stopping; runs at hand have ten seconds to end. Ctrl-C again cuts them short.")

@@ -27,13 +27,16 @@ def receiver_child(env: dict[str, str], url: str, *, defaults: bool) -> Child:
     return Child("The receiver", argv, env, ready)
 
 
-def launcher_child(env: dict[str, str], database_url: str, file: Path | None) -> Child:
-    """Describe the launcher. It is ready once it listens for events in the ledger."""
+def launcher_child(
+    env: dict[str, str], database_url: str, file: Path | None, *, only: bool = False
+) -> Child:
+    """Describe the launcher, which may be the ``only`` one. It is ready once it listens for events
+    in the ledger."""
 
     async def ready(pid: int) -> bool:
         return await asyncio.to_thread(_listens, database_url, pid)
 
-    argv = [*_COMMAND, "launch", *([str(file)] if file else [])]
+    argv = [*_COMMAND, "launch", *(["--only"] if only else []), *([str(file)] if file else [])]
     return Child("The launcher", argv, env, ready)
 
 

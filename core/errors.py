@@ -10,6 +10,7 @@
     │   └── EventConflict       409: a known event id with another body
     ├── EventUnprocessable      the event itself can never run: it is dead until redriven
     ├── PrefectRefused          Prefect will never have this call: a human looks at its message
+    ├── LoopEnded               a part of this process ended: the process ends, to be started again
     ├── CallFailed              a call to a target did not do what was asked
     │   ├── CallRefused         our guard or limits refuse it, nothing was sent: a human changes the
     │   │                       URL, the allow-list or the size
@@ -36,6 +37,7 @@
     └── Unavailable             try again later, nothing was lost
         ├── LedgerUnavailable   PostgreSQL is away or overloaded
         └── PrefectUnavailable  the Prefect API is away
+            └── SecretsUnusable     it answered: a human mends the credentials block, meanwhile wait
 """
 
 from __future__ import annotations
@@ -95,6 +97,10 @@ class EventUnprocessable(PrefectN8nError):
 
 class PrefectRefused(PrefectN8nError):
     """Prefect will not have this call, however often it is repeated; its message says why."""
+
+
+class LoopEnded(PrefectN8nError):
+    """A loop that goes on for ever has ended; only a new process does all the work again."""
 
 
 class CallFailed(PrefectN8nError):
@@ -238,3 +244,7 @@ class LedgerUnavailable(Unavailable):
 
 class PrefectUnavailable(Unavailable):
     """The Prefect API is away or did not answer in time."""
+
+
+class SecretsUnusable(PrefectUnavailable):
+    """Prefect answered, but a credentials block is missing or has no good webhook secret."""

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import ctypes
 import inspect
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-
-class _Stop(BaseException):
-    """Raised inside a function's thread when its run is cancelled."""
+from .stopping import stop
 
 
 async def call(fn: Callable[..., Any], arguments: dict[str, Any]) -> Any:
@@ -28,11 +25,14 @@ async def call(fn: Callable[..., Any], arguments: dict[str, Any]) -> Any:
 
 
 async def _in_thread(fn: Callable[..., Any], arguments: dict[str, Any]) -> Any:
-    thread_id: list[int] = []
+    thread: list[int] = []
+    cancelled = False
     context = contextvars.copy_context()
 
     def work() -> Any:
-        thread_id.append(threading.get_ident())
+        thread.append(threading.get_ident())
+        if cancelled:
+            return None
         try:
             return context.run(fn, **arguments)
         except StopIteration as error:
@@ -44,11 +44,11 @@ async def _in_thread(fn: Callable[..., Any], arguments: dict[str, Any]) -> Any:
     try:
         return await asyncio.shield(done)
     except asyncio.CancelledError:
-        if thread_id:
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(
-                ctypes.c_ulong(thread_id[0]), ctypes.py_object(_Stop)
-            )
-        await asyncio.wait([done])
+        cancelled = True
+        if thread:
+            await stop(thread[0], done)
+        else:
+            await asyncio.wait([done])
         if not done.cancelled():
             done.exception()
         raise

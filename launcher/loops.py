@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
-from ..core.errors import Unavailable
+from ..core.errors import LoopEnded, Unavailable
 
 logger = logging.getLogger("prefect_n8n.launcher")
 
+FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 5.0
 WORTH_A_WORD = 30.0
 
@@ -54,6 +55,24 @@ async def until_available(name: str, attempt: Callable[[], Awaitable[T]]) -> T:
         await asyncio.sleep(1.0)
 
 
+async def until_stopped(stop: asyncio.Event, loops: Sequence[asyncio.Task[None]]) -> None:
+    """Wait until ``stop`` is set, while all the loops go on.
+
+    Raises:
+        LoopEnded: one of them ended first, however it did.
+    """
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({stopping, *loops}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stopping.cancel()
+    ended = next((loop for loop in loops if loop.done()), None)
+    if ended is not None and not stop.is_set():
+        error = None if ended.cancelled() else ended.exception()
+        why = "it was cancelled" if error is None else f"{type(error).__name__}: {error}"
+        raise LoopEnded(f"The launcher's loop {ended.get_name()!r} ended ({why}).") from error
+
+
 async def forever(
     name: str, turn: Callable[[], Awaitable[None]], *, every: float, bell: Bell | None = None
 ) -> None:
@@ -62,7 +81,9 @@ async def forever(
     A failed turn is logged once and tried again after 1, 2, 4, … at most 5 seconds.
     """
     bell = bell or Bell()
-    failures = 0
+    if (task := asyncio.current_task()) is not None:
+        task.set_name(name)
+    failures, pause = 0, FIRST_PAUSE
     while True:
         try:
             await turn()
@@ -71,10 +92,10 @@ async def forever(
                 logger.exception("%s: unexpected error", name)
             elif failures == 0:
                 logger.warning("%s: %s Trying again.", name, error)
-            await asyncio.sleep(min(2.0**failures, LONGEST_PAUSE))
-            failures += 1
+            await asyncio.sleep(pause)
+            failures, pause = failures + 1, min(2 * pause, LONGEST_PAUSE)
             continue
         if failures:
             logger.info("%s: works again", name)
-            failures = 0
+            failures, pause = 0, FIRST_PAUSE
         await bell.wait(every)

@@ -22,7 +22,7 @@ from .delivering import Delivering
 from .falling_back import FallingBack
 from .launching import Launching
 from .listening import listen
-from .loops import Bell, forever
+from .loops import Bell, forever, until_stopped
 from .prefect_api import PrefectApi
 from .reconciling import Reconciler
 from .runner import Runner
@@ -111,10 +111,14 @@ class Launcher:
         )
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Work until ``stop`` is set; then end what is at hand, and leave the rest to others."""
+        """Work until ``stop`` is set; then end what is at hand, and leave the rest to others.
+
+        Raises:
+            LoopEnded: one of the loops ended; this launcher would only do a part of its work.
+        """
         loops = [asyncio.create_task(loop) for loop in self._loops()]
         try:
-            await stop.wait()
+            await until_stopped(stop, loops)
         finally:
             for loop in loops:
                 loop.cancel()

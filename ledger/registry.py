@@ -87,6 +87,10 @@ _ENDPOINT = """
 """
 _BY_SLUG = text(_ENDPOINT + " AND slug = :slug")
 _BY_ID = text(_ENDPOINT + " AND id = :id")
+_BLOCKS = text("""
+    SELECT DISTINCT credentials_block FROM prefect_n8n.webhook_endpoints
+    WHERE direction = 'inbound' AND tenant_id = :tenant
+""")
 _OFFERS = text("""
     SELECT e.slug, e.scheme,
            ARRAY(SELECT DISTINCT unnest(t.types) FROM prefect_n8n.workflow_triggers t
@@ -151,6 +155,11 @@ async def endpoint_by_id(connection: AsyncConnection, tenant: UUID, id: UUID) ->
     """Return the inbound endpoint with that id in the transaction's tenant."""
     row = (await connection.execute(_BY_ID, {"tenant": tenant, "id": id})).mappings().one_or_none()
     return None if row is None else Endpoint(**row)
+
+
+async def credentials_blocks(connection: AsyncConnection, tenant: UUID) -> list[str]:
+    """Return the names of the blocks that have the secrets of the tenant's inbound endpoints."""
+    return list((await connection.execute(_BLOCKS, {"tenant": tenant})).scalars())
 
 
 async def offers(connection: AsyncConnection, tenant: UUID) -> list[Offer]:

@@ -32,14 +32,15 @@ def create_app(database: Database, source: SecretSource, settings: Settings) -> 
     """
     admission = Admission(database, max_waiting=settings.max_waiting)
     waiters = Waiters(database, most=settings.max_waiters)
+    lookup = Lookup(database, source, tenant=settings.tenant_id)
     intake = Intake(
-        Lookup(database, source, tenant=settings.tenant_id),
+        lookup,
         admission,
         waiters,
         events_url=f"{settings.receiver_url}{PREFIX}/events",
         allowed=settings.allow_list(),
     )
-    operations = Operations(database, admission)
+    operations = Operations(database, lookup, admission)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncGenerator[dict[str, Any]]:

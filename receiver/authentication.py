@@ -11,13 +11,14 @@ from ..core.errors import RequestError
 from ..ledger.database import Database
 from ..ledger.registry import Token, resolve_token
 from .patience import QUERY_SECONDS, in_time
+from .problems import TOKEN_INVALID
 
 
 class Unauthorized(RequestError):
     """No known token came with the request."""
 
     status = 401
-    code = "token-invalid"
+    code = TOKEN_INVALID
 
 
 async def require(request: Request, database: Database, scope: str) -> Token:

@@ -16,7 +16,9 @@ MAX_HEAD = 65_536
 
 logger = logging.getLogger("prefect_n8n.receiver")
 
-_FRAMING = BodyInvalid("The request's Host or framing headers are not clear.", code="bad-framing")
+BAD_FRAMING = BodyInvalid(
+    "The request's Host or framing headers are not clear.", code="bad-framing"
+)
 
 
 class Edge:
@@ -74,7 +76,7 @@ def check_framing(version: str, headers: list[tuple[bytes, bytes]]) -> None:
         and names.count(b"content-length") + len(encodings) <= 1
     )
     if not clear:
-        raise _FRAMING
+        raise BAD_FRAMING
 
 
 def check_size(scope: Scope) -> None:
@@ -89,13 +91,19 @@ def check_size(scope: Scope) -> None:
         raise RequestError("The request's head is too large.", code="head-too-large", status=431)
 
 
-async def read_body(receive: Receive, limit: int) -> bytes:
+async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
     """Read the whole body, counting its bytes as they come.
 
     Raises:
-        RequestError: 413, more than ``limit`` bytes.
+        RequestError: 413, more than ``limit`` bytes came or are declared.
         ClientDisconnect: the sender went away before the end.
     """
+    too_large = RequestError(
+        f"The body is larger than {limit} bytes.", code="body-too-large", status=413
+    )
+    # One that is declared is refused before it is sent; what is not declared is counted.
+    if any(name == b"content-length" and int(value) > limit for name, value in scope["headers"]):
+        raise too_large
     body = bytearray()
     while True:
         message = await receive()
@@ -103,8 +111,6 @@ async def read_body(receive: Receive, limit: int) -> bytes:
             raise ClientDisconnect
         body += message.get("body", b"")
         if len(body) > limit:
-            raise RequestError(
-                f"The body is larger than {limit} bytes.", code="body-too-large", status=413
-            )
+            raise too_large
         if not message.get("more_body", False):
             return bytes(body)

@@ -66,7 +66,7 @@ class Intake:
         door = await self._lookup.find(request.path_params.get("endpoint", DEFAULT_ENDPOINT))
         claim = claim_of(door.scheme, headers)
         check_identity_encoding(headers)
-        body = await read_body(request.receive, door.endpoint.max_body)
+        body = await read_body(request.scope, request.receive, door.endpoint.max_body)
         proof = verify(claim, body, door.secrets, now=time.time())
         check_json_type(headers)
         arrival = arrival_of(door.endpoint, proof, headers, body, self._allowed)

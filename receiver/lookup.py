@@ -7,21 +7,29 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from ..core.errors import PrefectUnavailable, Unavailable
+from ..core.errors import PrefectUnavailable, SecretsUnusable, Unavailable
 from ..core.settings import DEFAULT_TENANT
 from ..core.signing import Scheme, scheme_of
 from ..ledger.database import Database
-from ..ledger.registry import Endpoint, endpoint_by_id, endpoint_by_slug, resolve_endpoint
+from ..ledger.registry import (
+    Endpoint,
+    credentials_blocks,
+    endpoint_by_id,
+    endpoint_by_slug,
+    resolve_endpoint,
+)
 from .patience import QUERY_SECONDS, in_time
 
 logger = logging.getLogger("prefect_n8n.receiver")
 
 FRESH_SECONDS = 5.0
 MAX_ENTRIES = 10_000
+LOAD_SECONDS = 2.0
+"""How long a question for readiness waits for secrets, and for another try to load them."""
 
 # The shape of slugs and tokens. What it leaves out costs neither a query nor memory.
 _NAME = re.compile(r"[A-Za-z0-9._~-]{1,128}")
@@ -56,6 +64,7 @@ class Lookup:
         self._tenant = tenant
         self._secrets = SecretCache(source)
         self._entries: dict[str, _Entry] = {}
+        self._was_ready = False
         self._closed_door = Door(
             Endpoint(tenant, UUID(int=0), "", "standard", {}, "", "id", "type", 1_048_576),
             scheme_of("standard"),
@@ -85,6 +94,22 @@ class Lookup:
         self._entries[path] = _Entry(door, time.monotonic())
         return door
 
+    async def check_ready(self) -> None:
+        """Make sure that the signed events of our tenant's endpoints can be verified.
+
+        Secrets that were loaded stay, so what was ready once is not asked again: a new endpoint, or
+        a Prefect that goes away, takes nothing from the others.
+
+        Raises:
+            Unavailable: the secrets of an endpoint are not known yet.
+        """
+        if self._was_ready:
+            return
+        async with in_time(QUERY_SECONDS), self._database.transaction(self._tenant) as connection:
+            blocks = await credentials_blocks(connection, self._tenant)
+        await self._secrets.load(blocks)
+        self._was_ready = bool(blocks)
+
     async def _load(self, path: str) -> Door:
         async with in_time(QUERY_SECONDS):
             endpoint = await self._endpoint(path)
@@ -111,6 +136,24 @@ class SecretCache:
         self._known: dict[str, tuple[bytes, ...]] = {}
         self._loads: dict[str, asyncio.Task[None]] = {}
         self._since: dict[str, float] = {}
+        self._errors: dict[str, PrefectUnavailable] = {}
+
+    async def load(self, blocks: Sequence[str]) -> None:
+        """Load what is not known yet. A block that Prefect says is missing or without secrets is
+        no reason to wait, unless there is no other: its endpoint alone does not work.
+
+        Raises:
+            PrefectUnavailable: the secrets of a block are not known.
+        """
+        now = time.monotonic()
+        unknown = [block for block in blocks if block not in self._known]
+        due = [b for b in unknown if b not in self._since or now - self._since[b] >= LOAD_SECONDS]
+        if due:
+            await asyncio.wait([self._refresh(block) for block in due], timeout=LOAD_SECONDS)
+        for block in unknown:
+            unusable = isinstance(self._errors.get(block), SecretsUnusable)
+            if block not in self._known and not (unusable and self._known):
+                raise PrefectUnavailable(f"the secrets of block {block} are not known yet")
 
     async def get(self, block: str) -> tuple[bytes, ...]:
         """Return the block's live keys; an aged entry is refreshed behind the caller's back.
@@ -135,8 +178,11 @@ class SecretCache:
     async def _load(self, block: str) -> None:
         try:
             self._known[block] = await self._source(block)
+            self._errors.pop(block, None)
         except PrefectUnavailable as error:
-            logger.warning("secrets of block %s: %s", block, error)
+            if str(error) != str(self._errors.get(block, "")):
+                logger.warning("secrets of block %s: %s", block, error)
+            self._errors[block] = error
         finally:
             self._since[block] = time.monotonic()
             del self._loads[block]

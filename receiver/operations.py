@@ -15,6 +15,7 @@ from ..ledger.database import Database
 from ..ledger.status import event_with_executions, overview
 from .admission import Admission
 from .authentication import require
+from .lookup import Lookup
 from .patience import QUERY_SECONDS, in_time
 from .problems import problem
 
@@ -25,8 +26,9 @@ STUCK_SECONDS = 5.0
 class Operations:
     """The operators' routes."""
 
-    def __init__(self, database: Database, admission: Admission) -> None:
+    def __init__(self, database: Database, lookup: Lookup, admission: Admission) -> None:
         self._database = database
+        self._lookup = lookup
         self._admission = admission
 
     async def status(self, request: Request) -> Response:
@@ -59,12 +61,14 @@ class Operations:
         return _json({"status": "ok"})
 
     async def readyz(self, _: Request) -> Response:
-        """The receiver can commit: the ledger answers, and no request is stuck in the queue."""
+        """The receiver can accept: the ledger answers, no request is stuck in the queue, and the
+        endpoints' secrets were loaded."""
         waited = self._admission.oldest_wait
         if waited > STUCK_SECONDS:
             raise LedgerUnavailable(f"the oldest request has waited {waited:.0f} s")
         async with in_time(QUERY_SECONDS), self._database.transaction(None) as connection:
             await overview(connection, UUID(int=0))
+        await self._lookup.check_ready()
         return _json({"status": "ready"})
 
 

@@ -47,7 +47,7 @@ class Outgoing:
         headers = request.scope["headers"]
         check_identity_encoding(headers)
         check_json_type(headers)
-        wanted = _parse(await read_body(request.receive, MAX_BODY + MAX_ENVELOPE))
+        wanted = _parse(await read_body(request.scope, request.receive, MAX_BODY + MAX_ENVELOPE))
         event_id = _event_id(wanted, request.headers.getlist("idempotency-key"))
         try:
             async with (

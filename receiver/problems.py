@@ -10,6 +10,10 @@ from ..core.errors import LedgerUnavailable, RequestError, Unavailable
 
 TYPE_PREFIX = "urn:prefect-n8n:problem:"
 RETRY_AFTER_SECONDS = 5
+TOKEN_INVALID = "token-invalid"  # noqa: S105 - a problem's name
+
+# A browser that is told of Basic asks its user, for the link in a run opens one.
+_CHALLENGES = {TOKEN_INVALID: 'Basic realm="prefect-n8n", Bearer'}
 
 
 class ProblemResponse(JSONResponse):
@@ -34,7 +38,7 @@ def refused(error: RequestError) -> Response:
     have been read."""
     headers = {"connection": "close"}
     if error.status == HTTPStatus.UNAUTHORIZED:
-        headers["www-authenticate"] = "Signature"
+        headers["www-authenticate"] = _CHALLENGES.get(error.code, "Signature")
     return problem(error.status, error.code, str(error), headers)
 
 

@@ -6,6 +6,7 @@ h11 also keeps chunk trailers out of the headers, which other parsers merge into
 from __future__ import annotations
 
 import asyncio
+import re
 from http import HTTPStatus
 from typing import Any, ClassVar
 
@@ -14,7 +15,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ..core.errors import RequestError
-from .edge import MAX_HEAD
+from .edge import BAD_FRAMING, MAX_HEAD
 from .problems import refused
 
 STOPPING = "stopping"
@@ -22,6 +23,12 @@ STOPPING = "stopping"
 
 _NOT_HTTP = RequestError("This is not a request of HTTP/1.1, or its head is too large.")
 _TIMEOUT = RequestError("The request took too long to arrive.", code="timeout", status=408)
+
+_HEAD_END = re.compile(rb"\n\r?\n")
+# With the lines that a folded value goes on in.
+_LENGTHS = re.compile(
+    rb"^content-length[ \t]*:([^\n]*(?:\n[ \t][^\n]*)*)", re.IGNORECASE | re.MULTILINE
+)
 
 
 class DeadlineProtocol(H11Protocol):
@@ -50,6 +57,13 @@ class DeadlineProtocol(H11Protocol):
         super().data_received(data)
         if self._received():
             self._stop()
+
+    def handle_events(self) -> None:
+        """Refuse a length that is said twice: h11 makes one of two that are equal."""
+        if self.conn.their_state is h11.IDLE and says_length_twice(self.conn.trailing_data[0]):
+            self._refuse(BAD_FRAMING)
+        else:
+            super().handle_events()
 
     def on_response_complete(self) -> None:
         """Start the deadline of a request that came behind the one just answered."""
@@ -115,6 +129,15 @@ class DeadlineProtocol(H11Protocol):
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             self.transport.write(_bytes_of(error))
         self.transport.close()
+
+
+def says_length_twice(raw: bytes) -> bool:
+    """Whether a request's head, if ``raw`` has the whole of it, gives several body lengths."""
+    end = _HEAD_END.search(raw)
+    if end is None:
+        return False
+    lengths = _LENGTHS.findall(raw, 0, end.start() + 1)
+    return len(lengths) > 1 or any(b"," in length for length in lengths)
 
 
 def protocol_with_deadline(seconds: float) -> type[DeadlineProtocol]:

@@ -9,6 +9,7 @@ async def block_secrets(block: str) -> tuple[bytes, ...]:
     """Return the live keys of credentials block ``block``, newest first.
 
     Raises:
-        PrefectUnavailable: Prefect is away, or the block is missing or has no good secret.
+        PrefectUnavailable: Prefect is away.
+        SecretsUnusable: the block is missing or has no good secret.
     """
     return (await load_credentials(block)).keys()

@@ -173,14 +173,47 @@ def test_rule_2_no_request_is_smuggled(
     assert event_id not in stored.bodies()
 
 
-@pytest.mark.parametrize("line", [b"Content-Length: 2, 2", b"Content-Length: 2\r\n" * 2])
-def test_rule_2_a_length_said_twice_is_one_length(edge: EdgeServer, line: bytes) -> None:
-    lines = signed(b"{}", event_id=new_id())
+LENGTH_TWICE = [
+    b"Content-Length: 2\r\nContent-Length: 2",
+    b"Content-Length: 2\r\nX-A: b\r\ncontent-LENGTH:2",
+    b"Content-Length: 2\nContent-Length: 2",
+    b"Content-Length: 2, 2",
+    b"Content-Length: 2\r\n\t, 2",
+]
+
+
+@pytest.mark.parametrize("line", LENGTH_TWICE)
+@pytest.mark.parametrize("place", ["first", "in pieces", "behind another", "after another"])
+def test_rule_2_a_length_is_said_once(
+    edge: EdgeServer, stored: Stored, line: bytes, place: str
+) -> None:
+    """h11 takes the same length said twice as one, and shows it as one."""
+    event_id, before = new_id(), new_id()
+    sent = request(headers=signed(b"{}", event_id=event_id), length=line)
     with edge.wire() as wire:
-        wire.send(request(headers=lines, length=line.strip()) + LAST)
-        event, health = wire.answers()
-    accepted(event)
-    assert health.status == 200
+        if place == "in pieces":
+            for at in range(0, len(sent), 7):
+                wire.send(sent[at : at + 7])
+        elif place == "first":
+            wire.send(sent + HEALTH)
+        else:
+            first = request(headers=signed(b"{}", event_id=before))
+            wire.send(first + (sent if place == "behind another" else b""))
+            accepted(wire.answer())
+            wire.send(HEALTH if place == "behind another" else sent)
+        (answer,) = wire.answers()
+    refusal(answer, 400)
+    assert event_id not in stored.bodies()
+
+
+def test_rule_2_what_only_looks_like_a_second_length(edge: EdgeServer) -> None:
+    odd = [b"X-A: Content-Length: 3", b"X-B: a\r\n Content-Length: 3", b"X-Content-Length: 3"]
+    body = b"{}\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\n"
+    with edge.wire() as wire:
+        wire.send(request(headers=[*odd, *signed(b"{}", event_id=new_id())]))
+        accepted(wire.answer())
+        wire.send(request(body, headers=signed(body, event_id=new_id())))
+        refusal(wire.answer(), 400)  # for its JSON
 
 
 def test_rule_2_a_bare_line_feed_ends_a_header_and_nothing_else(

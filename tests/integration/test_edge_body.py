@@ -151,6 +151,14 @@ def test_rule_5_a_larger_body_is_refused_before_its_end(edge: EdgeServer, length
     refusal(edge.ask(head, size, b"x" * (MAX_BODY + 1)), 413)
 
 
+def test_rule_5_a_length_over_the_limit_is_refused_at_once(edge: EdgeServer) -> None:
+    """Not at the deadline, and without asking for the body."""
+    for length, status in ((MAX_BODY + 1, 413), (99_999_999_999, 413), (MAX_BODY, 408)):
+        lines = [*signed(b"{}"), b"Expect: 100-continue"][: 6 if status == 413 else -1]
+        line = b"Content-Length: %d" % length
+        refusal(edge.ask(request(headers=lines, length=line).removesuffix(b"{}")), status)
+
+
 def test_rule_5_a_length_that_lies(edge: EdgeServer, stored: Stored) -> None:
     event_id, body = new_id(), b'{"n": 1}'
     lines = signed(body, event_id=event_id)

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import time
+from base64 import b64encode
 from typing import Any
 
 import pytest
@@ -200,6 +201,24 @@ async def test_one_event_is_shown_redacted(sender: Sender, database: Database) -
     assert shown.json()["executions"] == []
     other = await sender.client.get(f"{PREFIX}/events/{'0' * 32}", **browser)  # type: ignore[arg-type]
     assert other.status_code == 404
+
+
+@pytest.mark.parametrize("user", ["", "admin"])
+async def test_a_browser_asks_its_user_for_the_token(
+    sender: Sender, database: Database, user: str
+) -> None:
+    """A click on the run's link opens the event's address, without any header."""
+    await add_token(database, "read")
+    path = f"{PREFIX}/events/{(await sender.send(ORDER)).json()['id']}"
+    for headers in ({}, {"authorization": "Basic " + b64encode(b"a:wrong").decode()}):
+        answer = await sender.client.get(path, headers=headers)
+        assert answer.status_code == 401
+        assert answer.headers["www-authenticate"] == 'Basic realm="prefect-n8n", Bearer'
+    answer = await sender.client.get(path, auth=(user, TOKEN))
+    assert answer.status_code == 200
+    # An event's sender signs, and is not asked.
+    refused = await sender.client.post(f"{PREFIX}/orders", content=b"{}")
+    assert refused.headers["www-authenticate"] == "Signature"
 
 
 async def test_liveness_readiness_and_unknown_paths(sender: Sender) -> None:

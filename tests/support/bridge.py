@@ -106,8 +106,10 @@ class Bridge:
             yield launcher
         finally:
             stop.set()
-            await running
-            await database.close()
+            try:
+                await running
+            finally:
+                await database.close()
 
     async def record(
         self,

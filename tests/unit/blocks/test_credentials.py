@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 from typing import Any
+from uuid import UUID
 
 import pytest
 from prefect.blocks.core import Block
 from prefect.testing.standard_test_suites import BlockStandardTestSuite
 from pydantic import SecretStr, ValidationError
 
+from prefect_n8n.blocks import credentials
 from prefect_n8n.blocks.credentials import N8nCredentials
 from prefect_n8n.blocks.defaults import credentials_from
 from prefect_n8n.core.errors import ConfigurationError
@@ -90,6 +92,15 @@ def test_wrong_addresses_are_refused() -> None:
     for value in ("", "localhost:5678", "ftp://n8n.example.com"):
         with pytest.raises(ValidationError):
             N8nCredentials.model_validate({"base_url": value})
+
+
+@pytest.mark.parametrize("in_run", [False, True])
+def test_outside_of_runs_its_use_is_no_event(monkeypatch: pytest.MonkeyPatch, in_run: bool) -> None:
+    """Receivers load it every few seconds, and commands would wait for the event to be taken."""
+    monkeypatch.setattr(credentials.FlowRunContext, "get", lambda: object() if in_run else None)
+    made = full()
+    made._block_document_id, made._block_document_name = UUID(int=1), "default"  # pyright: ignore[reportPrivateUsage]
+    assert (made._event_method_called_resources() is not None) is in_run  # pyright: ignore[reportPrivateUsage]
 
 
 # From the environment

@@ -66,9 +66,9 @@ def test_a_port_that_is_not(monkeypatch: pytest.MonkeyPatch, error: OSError, why
     assert str(caught.value).endswith("choose another with --port.")
 
 
-@pytest.mark.parametrize("port", [-1, 65536])
+@pytest.mark.parametrize("port", [-1, 0, 65536, 70000])
 def test_numbers_that_are_no_ports(port: int) -> None:
-    with pytest.raises(ConfigurationError, match="--port"):
+    with pytest.raises(ConfigurationError, match=rf"^--port is {port}: .* 1 to 65535\.$"):
         check_free("127.0.0.1", port, "--port", "the receiver")
 
 
@@ -78,7 +78,9 @@ def test_numbers_that_are_no_ports(port: int) -> None:
         "postgresql://user:hunter2@host/database",
         "postgresql+psycopg://user:p%40ss@host:5432/database?sslmode=require",
         "postgresql://user@host/database?password=hunter2",
+        "postgresql://user@host/database?sslpassword=hunter2",
         "http://user:hunter2@127.0.0.1:4200/api",
+        "what is this://?",
     ],
 )
 def test_urls_with_a_password(value: str) -> None:

@@ -44,6 +44,24 @@ def test_events() -> None:
     assert sending.test_event("order.created", {})[0] != id
 
 
+@pytest.mark.parametrize(
+    ("types", "type"),
+    [
+        (["*"], "test"), (["order.*", "x"], "order.test"), (["order.?"], "order.x"),
+        (["order.created"], "order.created"), (["[ab].x"], "a.x"), ([""], ""), ([], "test"),
+        (["[!a]"], "test"), (["[!a]", "b"], "b"), (["["], "["),
+    ],
+)  # fmt: skip
+def test_a_type_that_the_triggers_take(types: list[str], type: str) -> None:
+    assert sending.example_type(types) == type
+
+
+def test_what_triggers_take() -> None:
+    assert sending.takes(["a", "order.*"], "order.created")
+    assert not sending.takes(["a", "order.*"], "test")
+    assert not sending.takes([], "test")
+
+
 def test_an_id_and_type_of_the_users_own() -> None:
     id, body = sending.test_event("order.created", {"id": "mine", "type": "other"})
     assert id == "mine"

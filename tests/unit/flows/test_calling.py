@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections.abc import Callable
 from contextvars import ContextVar
+from typing import Any
 
 import pytest
 
+from prefect_n8n.flows import calling
 from prefect_n8n.flows.calling import call
 
 where: ContextVar[str] = ContextVar("where", default="nowhere")
@@ -116,6 +119,95 @@ async def test_cancelling_stops_a_sync_function() -> None:
         await work
     assert ended.is_set(), "the function goes on although its run has ended"
     assert time.monotonic() - begun < 5
+
+
+def in_a_with(lock: threading.Lock, started: threading.Event, until: float) -> None:
+    with lock:
+        started.set()
+        while time.monotonic() < until:
+            pass
+
+
+def in_a_with_that_begins_with_one(
+    lock: threading.Lock, started: threading.Event, until: float
+) -> None:
+    inner = threading.Lock()
+    with lock:
+        started.set()
+        while time.monotonic() < until:
+            with inner:
+                pass
+        assert not inner.locked()
+
+
+def in_a_call(lock: threading.Lock, started: threading.Event, until: float) -> None:
+    with lock:
+        while time.monotonic() < until:
+            in_a_with(threading.Lock(), started, until)
+
+
+def in_one_line(lock: threading.Lock, started: threading.Event, until: float) -> None:
+    started.set()
+    while time.monotonic() < until: pass  # fmt: skip  # noqa: E701
+
+
+def in_a_long_call(lock: threading.Lock, started: threading.Event, until: float) -> None:
+    with lock:
+        while time.monotonic() < until:
+            started.set()
+            time.sleep(1.5)
+            time.sleep(1.5)
+            time.sleep(1.5)
+
+
+LOOPS = [in_a_with, in_a_with_that_begins_with_one, in_a_call, in_one_line, in_a_long_call]
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("n", range(3))
+async def test_what_a_stopped_function_holds_is_given_back(
+    loop: Callable[..., None], n: int
+) -> None:
+    """On 3.12 and 3.13 an exception from another thread may pass by what is around a loop."""
+    locks = [threading.Lock() for _ in range(3)]
+    works: list[asyncio.Task[None]] = []
+    for lock in locks:
+        started = threading.Event()
+        arguments = {"lock": lock, "started": started, "until": time.monotonic() + 10}
+        works.append(asyncio.create_task(call(loop, arguments)))
+        assert await asyncio.to_thread(started.wait, 5)
+    begun = time.monotonic()
+    works[n].cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await works[n]
+    assert not locks[n].locked()
+    assert not any(work.done() for work in works if work is not works[n]), "others are stopped"
+    for work in works:
+        work.cancel()
+    await asyncio.gather(*works, return_exceptions=True)
+    assert not any(lock.locked() for lock in locks)
+    assert time.monotonic() - begun < 8
+
+
+async def test_a_function_that_has_not_begun_does_not_begin(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    release = threading.Event()
+    ran: list[bool] = []
+
+    class Late(calling.ThreadPoolExecutor):
+        def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+            return super().submit(lambda: release.wait(5) and fn(*args, **kwargs))
+
+    monkeypatch.setattr(calling, "ThreadPoolExecutor", Late)
+    work = asyncio.create_task(call(lambda: ran.append(True), {}))
+    await asyncio.sleep(0.01)
+    work.cancel()
+    await asyncio.sleep(0.01)
+    release.set()
+    with pytest.raises(asyncio.CancelledError):
+        await work
+    assert ran == []
 
 
 async def test_a_user_cannot_swallow_the_stop_by_accident() -> None:

@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import pytest
 
-from prefect_n8n.core.errors import LedgerUnavailable, PrefectUnavailable
+from prefect_n8n.core.errors import LedgerUnavailable, LoopEnded, PrefectUnavailable
 from prefect_n8n.launcher import loops
-from prefect_n8n.launcher.loops import Bell, forever, until_available
+from prefect_n8n.launcher.loops import Bell, forever, until_available, until_stopped
 
 LOGGER = "prefect_n8n.launcher"
 really_sleep = asyncio.sleep
@@ -100,6 +100,7 @@ async def test_no_outage_is_too_long(clock: Clock) -> None:
 async def test_it_can_be_cancelled() -> None:
     loop = asyncio.create_task(forever("inbox", turns(*[None] * 9), every=60))  # type: ignore[arg-type]
     await really_sleep(0.01)
+    assert loop.get_name() == "inbox"
     loop.cancel()
     with pytest.raises(asyncio.CancelledError):
         await loop
@@ -162,3 +163,37 @@ async def test_until_available_waits_for_nothing_else(clock: Clock) -> None:
     with pytest.raises(ZeroDivisionError):
         await until_available("default block", attempt)
     assert clock.slept == []
+
+
+async def goes_on() -> None:
+    await asyncio.Event().wait()
+
+
+async def test_loops_go_on_until_stopped() -> None:
+    stop = asyncio.Event()
+    loop = asyncio.create_task(goes_on())
+    waiting = asyncio.create_task(until_stopped(stop, [loop]))
+    await really_sleep(0.01)
+    assert not waiting.done()
+    stop.set()
+    await asyncio.wait_for(waiting, 5)
+    assert not loop.done()
+    loop.cancel()
+
+
+@pytest.mark.parametrize(
+    ("end", "why"),
+    [
+        (OverflowError("too large"), "OverflowError: too large"),
+        (asyncio.CancelledError(), "it was cancelled"),
+        (Enough("why"), "Enough: why"),
+    ],
+)
+async def test_a_loop_that_ends_ends_all(end: BaseException, why: str) -> None:
+    """A launcher without one of its loops would look alive and do half of its work."""
+    others = asyncio.create_task(goes_on())
+    loop = asyncio.create_task(turns(end)(), name="inbox")  # type: ignore[arg-type]
+    with pytest.raises(LoopEnded, match="loop 'inbox' ended") as caught:
+        await asyncio.wait_for(until_stopped(asyncio.Event(), [others, loop]), 5)
+    assert why in str(caught.value)
+    others.cancel()
