@@ -24,7 +24,7 @@ LOST_ANSWERS = {
 
 
 async def waiting(outgoing: Outgoing, row: Any, asked: int = 0) -> None:
-    """Wait until the delivery is to be asked about, ``asked`` times before; let that be now."""
+    """Wait until the delivery is to be asked about, after ``asked`` questions in vain."""
 
     async def is_unknown() -> bool:
         found = await outgoing.state(row)
@@ -32,7 +32,6 @@ async def waiting(outgoing: Outgoing, row: Any, asked: int = 0) -> None:
         return found["state"] == "retryable" and unknown == asked + 1
 
     await until(is_unknown)
-    await outgoing.make_due()
 
 
 @pytest.mark.parametrize("loss", LOST_ANSWERS)
@@ -42,6 +41,7 @@ async def test_what_arrived_is_not_sent_again(outgoing: Outgoing, loss: str) -> 
     async with outgoing.launcher():
         sent = await outgoing.send()
         await waiting(outgoing, sent.id)
+        await outgoing.make_due()
         row = await outgoing.ended(sent.id)
     assert (row["state"], row["attempts"]) == ("completed", 1)
     assert len(outgoing.target.calls) == 1
@@ -55,6 +55,7 @@ async def test_what_never_arrived_is_sent_again(outgoing: Outgoing) -> None:
     async with outgoing.launcher():
         sent = await outgoing.send()
         await waiting(outgoing, sent.id)
+        await outgoing.make_due()
 
         async def is_due_again() -> bool:
             return (await outgoing.attempts(sent.id))[0]["outcome"] == "not_sent"
@@ -75,8 +76,10 @@ async def test_while_n8n_cannot_be_asked_nothing_is_sent(outgoing: Outgoing) -> 
         sent = await outgoing.send()
         for asked in range(3):
             await waiting(outgoing, sent.id, asked)
-        await outgoing.endpoint()
+            await outgoing.make_due()
         await waiting(outgoing, sent.id, 3)
+        await outgoing.endpoint()
+        await outgoing.make_due()
         row = await outgoing.ended(sent.id)
     assert row["state"] == "completed"
     assert len(outgoing.target.calls) == 1

@@ -66,7 +66,7 @@ class Target:
     asked: int = 0
     busy: int = 0
     most_busy: int = 0
-    _open: set[asyncio.StreamWriter] = field(default_factory=set[asyncio.StreamWriter])
+    _tasks: set[asyncio.Task[Any]] = field(default_factory=set[asyncio.Task[Any]])
 
     @property
     def base(self) -> str:
@@ -94,28 +94,38 @@ class Target:
             yield target
         finally:
             server.close()
-            for writer in target._open:
-                writer.transport.abort()
+            for task in target._tasks:
+                task.cancel()
+            await asyncio.gather(*target._tasks, return_exceptions=True)
+            # Their transports are closed in the loop's next turn.
+            await asyncio.sleep(0)
             await asyncio.sleep(0)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._open.add(writer)
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-            while True:
-                head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
-                method, path, _ = head[0].split(" ")
-                headers = {
-                    name.lower(): value.strip()
-                    for name, _, value in (line.partition(":") for line in head[1:] if line)
-                }
-                body = await reader.readexactly(int(headers.get("content-length", 0)))
-                if method == "GET":
-                    self._send(writer, self._api(path))
-                elif not await self._deliver(writer, headers, body):
-                    break
-                await writer.drain()
-        self._open.discard(writer)
-        writer.transport.abort()
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        try:
+            with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+                while await self._answer(reader, writer):
+                    await writer.drain()
+        finally:
+            self._tasks.discard(task)
+            writer.transport.abort()
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """Answer one request; False where the connection is to be torn down."""
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+        method, path, _ = head[0].split(" ")
+        headers = {
+            name.lower(): value.strip()
+            for name, _, value in (line.partition(":") for line in head[1:] if line)
+        }
+        body = await reader.readexactly(int(headers.get("content-length", 0)))
+        if method != "GET":
+            return await self._deliver(writer, headers, body)
+        self._send(writer, self._api(path))
+        return True
 
     async def _deliver(
         self, writer: asyncio.StreamWriter, headers: dict[str, str], body: bytes
