@@ -162,7 +162,7 @@ class Sender:
             return await health.succeeded(*where, actor=actor)
         if healthy is None:
             return []
-        return await health.failed(*where, reason=reason, actor=actor)
+        return await health.failed(*where, reason=reason, actor=actor, probe=self.probe)
 
     async def _move(
         self,

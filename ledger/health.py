@@ -83,16 +83,24 @@ async def succeeded(
 
 
 async def failed(
-    connection: AsyncConnection, tenant: UUID, endpoint: UUID, *, reason: str, actor: str
+    connection: AsyncConnection,
+    tenant: UUID,
+    endpoint: UUID,
+    *,
+    reason: str,
+    actor: str,
+    probe: bool = False,
 ) -> list[Change]:
-    """Count a call that failed; return what that changed."""
+    """Count a call that failed; return what that changed.
+
+    While a probe is out, its failure alone opens the breaker again: others were made before.
+    """
     where = {"tenant": tenant, "endpoint": endpoint}
     aged = {"disabled_after": DISABLED_AFTER_SECONDS}
     row = (await connection.execute(_FAILED, where | aged)).one()
     changes: list[Change] = [Change.FAILING] if row.failures == FAILING_AFTER else []
-    if (row.breaker == "half_open" or await _trips(connection, where, row.failures)) and (
-        await connection.execute(_OPEN, where | {"seconds": OPEN_SECONDS})
-    ).rowcount:
+    trips = probe if row.breaker == "half_open" else await _trips(connection, where, row.failures)
+    if trips and (await connection.execute(_OPEN, where | {"seconds": OPEN_SECONDS})).rowcount:
         changes.append(Change.OPENED)
     for change in changes:
         await _audit(connection, tenant, row.slug, change, reason, actor)

@@ -30,7 +30,8 @@ async def broken(outgoing: Outgoing) -> None:
         await outgoing.send()
 
     async def is_open() -> bool:
-        return (await outgoing.health())["breaker"] == "open"
+        found = await outgoing.health()
+        return found["breaker"] == "open" and found["failures"] == 10
 
     await until(is_open)
 
@@ -124,11 +125,15 @@ async def test_a_failing_endpoint_is_reported_to_prefect(outgoing: Outgoing) -> 
 WHERE = dict[str, Any]
 
 
-async def fail(database: Database, where: WHERE, times: int = 1) -> list[list[Change]]:
+async def fail(
+    database: Database, where: WHERE, times: int = 1, *, probe: bool = False
+) -> list[list[Change]]:
     found: list[list[Change]] = []
     for _ in range(times):
         async with database.transaction(DEFAULT_TENANT) as connection:
-            found.append(await health.failed(connection, **where, reason="500", actor="test"))
+            found.append(
+                await health.failed(connection, **where, reason="500", actor="test", probe=probe)
+            )
     return found
 
 
@@ -147,6 +152,15 @@ async def test_it_is_failing_after_four_and_open_after_ten(
     async with outgoing.bridge.database.transaction(DEFAULT_TENANT) as connection:
         assert await health.succeeded(connection, **where, actor="test") == [Change.RECOVERED]
         assert await health.succeeded(connection, **where, actor="test") == []
+
+
+async def test_calls_made_before_do_not_speak_for_the_probe(
+    outgoing: Outgoing, where: WHERE
+) -> None:
+    await fail(outgoing.bridge.database, where, 10)
+    await outgoing.execute("UPDATE prefect_n8n.webhook_endpoints SET breaker = 'half_open'")
+    assert await fail(outgoing.bridge.database, where) == [[]]
+    assert await fail(outgoing.bridge.database, where, probe=True) == [[Change.OPENED]]
 
 
 async def test_a_few_failures_in_a_row_are_no_news(outgoing: Outgoing, where: WHERE) -> None:
