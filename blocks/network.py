@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import ip_address
-from typing import cast
+from typing import Any, cast
 
 import httpcore
 import httpx
@@ -104,8 +104,10 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
             # The first may be of a family that goes nowhere from here: the others get their share.
             share = max(0.0, deadline - time.monotonic()) / (len(addresses) - number)
             try:
-                return await self._dialler.connect_tcp(
-                    str(address), port, share, local_address, socket_options
+                return _Stream(
+                    await self._dialler.connect_tcp(
+                        str(address), port, share, local_address, socket_options
+                    )
                 )
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 failed = error
@@ -141,6 +143,37 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
             raise CallNotSent("Its name was not resolved in time.") from error
         except (OSError, UnicodeError) as error:
             raise CallNotSent(f"Its name was not resolved: {_why(error)}") from error
+
+
+class _Stream(httpcore.AsyncNetworkStream):
+    """httpcore's stream, closed also where our own time limit cuts off a TLS handshake."""
+
+    def __init__(self, inner: httpcore.AsyncNetworkStream) -> None:
+        self._inner = inner
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return await self._inner.read(max_bytes, timeout)
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        await self._inner.write(buffer, timeout)
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+    async def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        try:
+            return await self._inner.start_tls(ssl_context, server_hostname, timeout)
+        except asyncio.CancelledError:
+            await self._inner.aclose()
+            raise
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._inner.get_extra_info(info)
 
 
 class GuardedTransport(httpx.AsyncBaseTransport):
