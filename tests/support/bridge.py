@@ -27,6 +27,7 @@ from prefect.client.schemas.objects import FlowRun
 
 from prefect_n8n import webhook
 from prefect_n8n.core.settings import DEFAULT_TENANT, Settings, settings
+from prefect_n8n.flows.inbox import close_database
 from prefect_n8n.flows.webhook import WebhookFlow
 from prefect_n8n.launcher.deploying import deploy
 from prefect_n8n.launcher.service import Launcher, new_owner
@@ -198,4 +199,6 @@ async def bridge(
     monkeypatch.setenv("PREFECT_LOCAL_STORAGE_PATH", str(tmp_path / "results"))
     settings.cache_clear()
     yield Bridge(ledger, database, prefect, tmp_path)
+    # Of flows that the test has run in its own loop.
+    await close_database()
     settings.cache_clear()

@@ -15,7 +15,6 @@ from sqlalchemy import text
 
 from prefect_n8n import N8nCredentials
 from prefect_n8n.core.settings import DEFAULT_TENANT, settings
-from prefect_n8n.flows.inbox import close_database
 from prefect_n8n.flows.send import Sent, asend
 from prefect_n8n.launcher.service import Launcher
 from prefect_n8n.ledger.endpoints import OutboundEndpoint, ensure_outbound
@@ -128,4 +127,3 @@ async def outgoing(bridge: Bridge, monkeypatch: pytest.MonkeyPatch) -> AsyncIter
         await made.credentials()
         await made.endpoint()
         yield made
-        await close_database()
