@@ -9,6 +9,7 @@ from prefect.client.orchestration import PrefectClient
 from ..core.settings import Settings
 from ..core.signing import new_secret
 from .credentials import N8nCredentials
+from .saving import ensure_block
 
 DEFAULT_BLOCK = "default"
 
@@ -23,21 +24,14 @@ async def ensure_default_credentials(
     to show it. An existing block is left as it is: operators edit it in the Prefect UI.
     """
     await N8nCredentials.aregister_type_and_schema(client=client)
-    known = await _load(client)
-    if known is not None:
-        return known
-    made = credentials_from(settings)
-    if before_generated is not None and not given_secrets(settings):
-        before_generated()
-    try:
-        await made.asave(DEFAULT_BLOCK, client=client)
-    except ValueError:
-        # Another process made it meanwhile.
-        known = await _load(client)
-        if known is None:
-            raise
-        return known
-    return made
+
+    def make() -> N8nCredentials:
+        made = credentials_from(settings)
+        if before_generated is not None and not given_secrets(settings):
+            before_generated()
+        return made
+
+    return await ensure_block(client, N8nCredentials, DEFAULT_BLOCK, make)
 
 
 def credentials_from(settings: Settings) -> N8nCredentials:
@@ -60,10 +54,3 @@ def given_secrets(settings: Settings) -> list[str]:
     given = settings.n8n_webhook_secret
     texts = given.get_secret_value().split(",") if given else []
     return [text.strip() for text in texts if text.strip()]
-
-
-async def _load(client: PrefectClient) -> N8nCredentials | None:
-    try:
-        return await N8nCredentials.aload(DEFAULT_BLOCK, client=client)
-    except ValueError:
-        return None

@@ -11,6 +11,7 @@ from prefect.filesystems import LocalFileSystem
 
 from ..blocks.credentials import N8nCredentials
 from ..blocks.defaults import ensure_default_credentials
+from ..blocks.saving import ensure_block
 from ..core.settings import Settings
 from ..ledger.database import Database
 from ..ledger.registry import EndpointSpec, endpoint_by_slug, ensure_endpoint, save_token
@@ -75,10 +76,7 @@ def _read_or_make(file: Path) -> str:
 async def ensure_results_block(client: PrefectClient, folder: Path) -> str:
     """Make sure of a storage block for results in ``folder``; return its slug. Prefect otherwise
     asks the server for one in every run, which costs a third of a short run's time."""
-    slug = f"{LocalFileSystem.get_block_type_slug()}/{RESULTS_BLOCK}"
-    try:
-        await LocalFileSystem.aload(RESULTS_BLOCK, client=client)
-    except ValueError:
-        block = LocalFileSystem(basepath=str(folder))
-        await block.asave(RESULTS_BLOCK, overwrite=True, client=client)
-    return slug
+    await ensure_block(
+        client, LocalFileSystem, RESULTS_BLOCK, lambda: LocalFileSystem(basepath=str(folder))
+    )
+    return f"{LocalFileSystem.get_block_type_slug()}/{RESULTS_BLOCK}"
