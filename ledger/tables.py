@@ -67,6 +67,7 @@ class EndpointRow(LedgerTable, table=True):
         CheckConstraint("timeout_seconds BETWEEN 1 AND 300", name="timeout_range"),
         CheckConstraint("max_in_flight BETWEEN 1 AND 64", name="max_in_flight_range"),
         CheckConstraint("slug ~ '^[a-z0-9][a-z0-9_-]{0,62}$'", name="slug_shape"),
+        CheckConstraint("rate_limit > 0 AND rate_limit <= 100000", name="rate_limit_range"),
         CheckConstraint("max_body BETWEEN 16384 AND 26214400", name="max_body_range"),
         CheckConstraint("octet_length(token_hash) = 32", name="token_hash_is_sha256"),
         # resolve_endpoint looks a token up before any tenant is known.
@@ -84,6 +85,8 @@ class EndpointRow(LedgerTable, table=True):
     event_id_field: str = Field(default="id", sa_column=text_column(default="id"))
     event_type_field: str = Field(default="type", sa_column=text_column(default="type"))
     max_body: int = Field(default=1_048_576, sa_column_kwargs=number(1048576))
+    body_schema: dict[str, Any] | None = Field(default=None, sa_column=jsonb(nullable=True))
+    rate_limit: float | None = Field(default=None, sa_column=Column(Double, nullable=True))
     token_hash: bytes | None = Field(default=None, sa_column=Column(LargeBinary, nullable=True))
     url: str | None = Field(default=None, sa_column=text_column(nullable=True))
     n8n_workflow_id: str | None = Field(default=None, sa_column=text_column(nullable=True))
