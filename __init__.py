@@ -19,6 +19,7 @@ if sys.argv and sys.argv[0].rpartition("/")[2] == "prefect-n8n":
 from .blocks import N8nCredentials, N8nWorkflow
 
 if TYPE_CHECKING:
+    from .core.specs import OutboundEndpoint
     from .flows.event import WebhookEvent
     from .flows.n8n_workflow import (
         aget_n8n_execution,
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     )
     from .flows.send import Sent, asend, send
     from .flows.webhook import webhook
-    from .ledger.endpoints import OutboundEndpoint
 
 __version__ = "0.1.0"
 __all__ = [
@@ -49,7 +49,7 @@ __all__ = [
 ]
 
 _LAZY = {
-    "OutboundEndpoint": ".ledger.endpoints",
+    "OutboundEndpoint": ".core.specs",
     "Sent": ".flows.send",
     "WebhookEvent": ".flows.event",
     "aget_n8n_execution": ".flows.n8n_workflow",

@@ -24,8 +24,9 @@ from prefect_n8n import OutboundEndpoint
 from prefect_n8n.blocks.client import N8nClient
 from prefect_n8n.cli import local
 from prefect_n8n.core.settings import DEFAULT_TENANT
+from prefect_n8n.ledger.configuration import save, set_state
 from prefect_n8n.ledger.database import Database
-from prefect_n8n.ledger.endpoints import ensure_outbound, set_state
+from prefect_n8n.ledger.kinds import ENDPOINTS
 from prefect_n8n.ledger.outbox import record
 from prefect_n8n.ledger.registry import save_token
 from prefect_n8n.ledger.states import EndpointState
@@ -75,8 +76,10 @@ async def delivered(
     slug = f"bench-{in_flight}"
     spec = OutboundEndpoint(slug, url=url, max_in_flight=in_flight)
     async with database.transaction(DEFAULT_TENANT) as connection:
-        await ensure_outbound(connection, DEFAULT_TENANT, spec, actor="bench")
-        await set_state(connection, DEFAULT_TENANT, slug, EndpointState.PAUSED, actor="bench")
+        await save(connection, DEFAULT_TENANT, spec, actor="bench")
+        await set_state(
+            connection, DEFAULT_TENANT, ENDPOINTS, slug, EndpointState.PAUSED, actor="bench"
+        )
         for n in range(COUNT):
             id = f"{slug}-{n}"
             await record(
@@ -85,7 +88,9 @@ async def delivered(
     await arrivals(base)
     before = cpu_of(launcher)
     async with database.transaction(DEFAULT_TENANT) as connection:
-        await set_state(connection, DEFAULT_TENANT, slug, EndpointState.ON, actor="bench")
+        await set_state(
+            connection, DEFAULT_TENANT, ENDPOINTS, slug, EndpointState.ON, actor="bench"
+        )
     seen: dict[str, float] = {}
     while len(seen) < COUNT:
         await asyncio.sleep(0.2)

@@ -13,8 +13,10 @@ from ..blocks.credentials import N8nCredentials
 from ..blocks.defaults import ensure_default_credentials
 from ..blocks.saving import ensure_block
 from ..core.settings import Settings
+from ..core.specs import InboundEndpoint
+from ..ledger.configuration import save
 from ..ledger.database import Database
-from ..ledger.registry import EndpointSpec, endpoint_by_slug, ensure_endpoint, save_token
+from ..ledger.registry import endpoint_by_slug, save_token
 from .local import write_private
 
 RESULTS_BLOCK = "prefect-n8n-results"
@@ -43,9 +45,7 @@ async def prepare(
     credentials = await ensure_default_credentials(client, settings, before_generated=mark)
     async with database.transaction(settings.tenant_id) as connection:
         if await endpoint_by_slug(connection, settings.tenant_id, "default") is None:
-            await ensure_endpoint(
-                connection, settings.tenant_id, EndpointSpec("default"), actor="up"
-            )
+            await save(connection, settings.tenant_id, InboundEndpoint("default"), actor="up")
     return Prepared(credentials, unshown)
 
 

@@ -51,6 +51,17 @@ class ConfigurationError(PrefectN8nError):
     """A setting is missing or wrong; retrying does not help."""
 
 
+class ConfigurationConflict(ConfigurationError):
+    """What is to be changed is not as the caller takes it to be.
+
+    ``precondition`` says that the caller named the version it knew, and there is another.
+    """
+
+    def __init__(self, message: str, *, precondition: bool = False) -> None:
+        super().__init__(message)
+        self.precondition = precondition
+
+
 class RequestError(PrefectN8nError):
     """A request that its sender has to change.
 

@@ -20,16 +20,11 @@ from prefect.client.schemas.sorting import DeploymentSort
 from prefect.utilities.callables import parameter_schema
 
 from ..core.settings import Settings
+from ..core.specs import OutboundEndpoint, Trigger
 from ..flows.webhook import WebhookFlow
+from ..ledger.configuration import save
 from ..ledger.database import Database
-from ..ledger.endpoints import OutboundEndpoint, ensure_outbound
-from ..ledger.registry import (
-    EndpointSpec,
-    TriggerSpec,
-    ensure_endpoint,
-    ensure_trigger,
-    retire_triggers,
-)
+from ..ledger.registry import register_endpoint, retire_triggers
 from .prefect_api import bounded
 
 logger = logging.getLogger("prefect_n8n.launcher")
@@ -79,7 +74,7 @@ async def deploy(
         await _register(database, settings.tenant_id, flow)
     async with database.transaction(settings.tenant_id) as connection:
         for endpoint in endpoints:
-            await ensure_outbound(connection, settings.tenant_id, endpoint, actor=ACTOR)
+            await save(connection, settings.tenant_id, endpoint, actor=ACTOR)
     return deployed
 
 
@@ -175,7 +170,8 @@ def _file_of(entrypoint: str) -> str:
 async def _register(database: Database, tenant: UUID, flow: WebhookFlow) -> None:
     """Write endpoint and trigger."""
     async with database.transaction(tenant) as connection:
-        spec = EndpointSpec(flow.endpoint, scheme=flow.scheme)
-        endpoint = await ensure_endpoint(connection, tenant, spec, actor=ACTOR)
-        trigger = TriggerSpec(flow.name, flow.types, flow.deployment, fallback=flow.fallback)
-        await ensure_trigger(connection, tenant, endpoint, trigger, actor=ACTOR)
+        await register_endpoint(connection, tenant, flow.endpoint, flow.scheme, actor=ACTOR)
+        trigger = Trigger(
+            flow.name, flow.endpoint, flow.deployment, list(flow.types), None, list(flow.fallback)
+        )
+        await save(connection, tenant, trigger, actor=ACTOR)

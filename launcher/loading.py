@@ -8,9 +8,11 @@ import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from ..core.errors import ConfigurationError
+from ..core.specs import OutboundEndpoint, explain
 from ..flows.webhook import WebhookFlow
-from ..ledger.endpoints import OutboundEndpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,8 @@ def _run(file: Path) -> object:
         del sys.modules[file.stem]
         where = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(file)]
         line = f", line {where[-1].lineno}" if where else ""
-        raise ConfigurationError(f"{file}{line} failed: {type(error).__name__}: {error}") from error
+        why = explain(error) if isinstance(error, ValidationError) else str(error)
+        raise ConfigurationError(f"{file}{line} failed: {type(error).__name__}: {why}") from error
     return module
 
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID, uuid4
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ..core.errors import ConfigurationError
-from ..core.ladder import parse_ladder
-from . import audit, callbacks
+from ..core.specs import InboundEndpoint
+from . import audit
+from .configuration import find, save
+from .kinds import ENDPOINTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,30 +30,6 @@ class Endpoint:
     event_id_field: str
     event_type_field: str
     max_body: int
-
-
-@dataclass(frozen=True, slots=True)
-class EndpointSpec:
-    """What a user asks of an inbound endpoint."""
-
-    slug: str
-    scheme: str = "standard"
-    scheme_options: dict[str, Any] = field(default_factory=dict[str, Any])
-    credentials_block: str = "default"
-
-
-@dataclass(frozen=True, slots=True)
-class TriggerSpec:
-    """What a user asks of a trigger: events of ``types`` start ``deployment`` (flow/name).
-
-    ``fallback`` is the ladder (``core.ladder``) of those whose run fails for good.
-    """
-
-    name: str
-    types: tuple[str, ...]
-    deployment: str
-    parameters: dict[str, Any] | None = None
-    fallback: tuple[dict[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,32 +81,6 @@ _OFFERS = text("""
 _RESOLVE_ENDPOINT = text("SELECT * FROM prefect_n8n.resolve_endpoint(:hash)")
 _RESOLVE_TOKEN = text("SELECT * FROM prefect_n8n.resolve_token(:hash)")
 
-# ensure_endpoint / ensure_trigger: nothing is written, and nothing returned, where nothing changes.
-_ENSURE_ENDPOINT = text("""
-    INSERT INTO prefect_n8n.webhook_endpoints AS e
-        (tenant_id, id, slug, scheme, scheme_options, credentials_block)
-    VALUES (:tenant, :id, :slug, :scheme, CAST(:scheme_options AS jsonb), :credentials_block)
-    ON CONFLICT (tenant_id, slug) DO UPDATE
-    SET scheme = excluded.scheme, scheme_options = excluded.scheme_options,
-        credentials_block = excluded.credentials_block, updated_at = now()
-    WHERE (e.scheme, e.scheme_options, e.credentials_block)
-          IS DISTINCT FROM (excluded.scheme, excluded.scheme_options, excluded.credentials_block)
-    RETURNING id
-""")
-_ENSURE_TRIGGER = text("""
-    INSERT INTO prefect_n8n.workflow_triggers AS t
-        (tenant_id, id, endpoint_id, name, types, deployment, parameters, fallback)
-    VALUES (:tenant, :id, :endpoint, :name, :types, :deployment, CAST(:parameters AS jsonb),
-            CAST(:fallback AS jsonb))
-    ON CONFLICT (tenant_id, endpoint_id, name) DO UPDATE
-    SET types = excluded.types, deployment = excluded.deployment,
-        parameters = excluded.parameters, fallback = excluded.fallback, updated_at = now(),
-        state = CASE t.state WHEN 'retired' THEN 'on' ELSE t.state END
-    WHERE t.state = 'retired' OR (t.types, t.deployment, t.parameters, t.fallback)
-          IS DISTINCT FROM
-          (excluded.types, excluded.deployment, excluded.parameters, excluded.fallback)
-    RETURNING id
-""")
 _RETIRE = text("""
     UPDATE prefect_n8n.workflow_triggers SET state = 'retired', updated_at = now()
     WHERE tenant_id = :tenant AND deployment = ANY(CAST(:deployments AS text[])) AND state = 'on'
@@ -180,61 +130,20 @@ async def resolve_token(connection: AsyncConnection, token: str) -> Token | None
     return None if row is None else Token(row.tenant_id, row.token_id, frozenset(row.scopes))
 
 
-async def ensure_endpoint(
-    connection: AsyncConnection, tenant: UUID, spec: EndpointSpec, *, actor: str
-) -> UUID:
-    """Create the endpoint or change it to ``spec``; return its id. Audited only when it changes.
-
-    Raises:
-        ConfigurationError: its slug is one that callbacks go through.
-    """
-    if callbacks.is_reserved(spec.slug):
-        raise ConfigurationError(f"{spec.slug!r} is an outbound endpoint: choose another name.")
-    values = asdict(spec) | {"scheme_options": json.dumps(spec.scheme_options)}
-    done = await connection.execute(_ENSURE_ENDPOINT, values | {"tenant": tenant, "id": uuid4()})
-    changed: UUID | None = done.scalar_one_or_none()
-    if changed is not None:
-        await audit.record(
-            connection,
-            tenant,
-            actor=actor,
-            action="endpoint.saved",
-            subject=f"endpoint/{spec.slug}",
-            after=asdict(spec),
-        )
-        return changed
-    found = await endpoint_by_slug(connection, tenant, spec.slug)
-    assert found is not None, "an unchanged endpoint exists"
-    return found.id
-
-
-async def ensure_trigger(
-    connection: AsyncConnection, tenant: UUID, endpoint: UUID, spec: TriggerSpec, *, actor: str
+async def register_endpoint(
+    connection: AsyncConnection, tenant: UUID, slug: str, scheme: str, *, actor: str
 ) -> None:
-    """Create the trigger or change it to ``spec``. Audited only when it changes.
+    """Make sure of an inbound endpoint with that scheme, as a flow file says no more of it.
 
     Raises:
-        ConfigurationError: its fallback is no ladder.
+        ConfigurationError: it is an outbound endpoint.
     """
-    parse_ladder(spec.fallback)
-    values = asdict(spec) | {
-        "types": list(spec.types),
-        "fallback": json.dumps(spec.fallback),
-        "parameters": None if spec.parameters is None else json.dumps(spec.parameters),
-        "tenant": tenant,
-        "id": uuid4(),
-        "endpoint": endpoint,
-    }
-    done = await connection.execute(_ENSURE_TRIGGER, values)
-    if done.scalar_one_or_none() is not None:
-        await audit.record(
-            connection,
-            tenant,
-            actor=actor,
-            action="trigger.saved",
-            subject=f"trigger/{spec.name}",
-            after=asdict(spec),
-        )
+    wanted = InboundEndpoint(slug, scheme=scheme)  # pyright: ignore[reportArgumentType]
+    known = await find(connection, tenant, ENDPOINTS, slug)
+    if known is not None and isinstance(known.spec, InboundEndpoint):
+        same = known.spec.scheme == scheme
+        wanted = known.spec if same else replace(known.spec, scheme=scheme, scheme_options={})
+    await save(connection, tenant, wanted, actor=actor)
 
 
 async def retire_triggers(

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from ..core.errors import BodyInvalid, ConfigurationError, EventConflict, RequestError
+from ..core.specs import explain
 from ..core.strict_json import parse_object
 from ..ledger.database import Database
 from ..ledger.outbox import MAX_BODY, record
@@ -81,11 +82,7 @@ def _parse(raw: bytes) -> DeliveryRequest:
     try:
         return DeliveryRequest.model_validate(parse_object(raw))
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, each['loc']))}: {each['msg']}"
-            for each in error.errors(include_input=False, include_url=False, include_context=False)
-        )
-        raise RequestError(problems, code="delivery-invalid", status=422) from None
+        raise RequestError(explain(error), code="delivery-invalid", status=422) from None
 
 
 def _event_id(wanted: DeliveryRequest, keys: list[str]) -> str:

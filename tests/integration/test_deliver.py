@@ -12,7 +12,8 @@ from prefect_n8n.core.errors import ConfigurationError, EventUnprocessable
 from prefect_n8n.core.settings import DEFAULT_TENANT
 from prefect_n8n.core.signing import StandardScheme, claim_of, verify
 from prefect_n8n.flows.deliver import deliver
-from prefect_n8n.ledger.endpoints import set_state
+from prefect_n8n.ledger.configuration import set_state
+from prefect_n8n.ledger.kinds import ENDPOINTS
 from prefect_n8n.ledger.states import EndpointState
 from support.bridge import until
 from support.outgoing import SECRET, Outgoing
@@ -171,14 +172,18 @@ async def test_a_target_that_is_gone_is_disabled_and_holds_the_rest(outgoing: Ou
         held = await outgoing.send()
         outgoing.target.script = lambda _: Answer()
         async with outgoing.bridge.database.transaction(DEFAULT_TENANT) as connection:
-            await set_state(connection, DEFAULT_TENANT, "crm", EndpointState.ON, actor="test")
+            await set_state(
+                connection, DEFAULT_TENANT, ENDPOINTS, "crm", EndpointState.ON, actor="test"
+            )
         assert (await outgoing.ended(held.id))["state"] == "completed"
     assert len(outgoing.target.calls) == 2
 
 
 async def test_a_paused_endpoint_holds_and_loses_nothing(outgoing: Outgoing) -> None:
     async with outgoing.bridge.database.transaction(DEFAULT_TENANT) as connection:
-        await set_state(connection, DEFAULT_TENANT, "crm", EndpointState.PAUSED, actor="test")
+        await set_state(
+            connection, DEFAULT_TENANT, ENDPOINTS, "crm", EndpointState.PAUSED, actor="test"
+        )
     await outgoing.endpoint("other")
     async with outgoing.launcher():
         held = await outgoing.send()
@@ -186,7 +191,9 @@ async def test_a_paused_endpoint_holds_and_loses_nothing(outgoing: Outgoing) -> 
         await outgoing.ended(other.id)
         assert (await outgoing.state(held.id))["state"] == "pending"
         async with outgoing.bridge.database.transaction(DEFAULT_TENANT) as connection:
-            await set_state(connection, DEFAULT_TENANT, "crm", EndpointState.ON, actor="test")
+            await set_state(
+                connection, DEFAULT_TENANT, ENDPOINTS, "crm", EndpointState.ON, actor="test"
+            )
         assert (await outgoing.ended(held.id))["state"] == "completed"
 
 

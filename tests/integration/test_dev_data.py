@@ -14,10 +14,12 @@ from psycopg import sql
 
 from prefect_n8n.core.errors import ConfigurationError, LedgerUnavailable
 from prefect_n8n.core.settings import DEFAULT_TENANT
+from prefect_n8n.core.specs import Trigger
 from prefect_n8n.launcher.loading import load_file
 from prefect_n8n.ledger.audit import broken_entries
+from prefect_n8n.ledger.configuration import save
 from prefect_n8n.ledger.database import Database
-from prefect_n8n.ledger.registry import EndpointSpec, TriggerSpec, ensure_endpoint, ensure_trigger
+from prefect_n8n.ledger.registry import register_endpoint
 from prefect_n8n.ledger.tables import SCHEMA, metadata
 from prefect_n8n.migrations.dev_data import apply
 from support.postgres import Cluster, Ledger
@@ -125,10 +127,11 @@ async def test_it_is_what_the_example_registers(ledger: Ledger, database: Databa
     before = everything(ledger)
     for flow in load_file(EXAMPLE).flows:
         async with database.transaction(DEFAULT_TENANT) as connection:
-            spec = EndpointSpec(flow.endpoint, scheme=flow.scheme)
-            endpoint = await ensure_endpoint(connection, DEFAULT_TENANT, spec, actor="test")
-            trigger = TriggerSpec(flow.name, flow.types, flow.deployment)
-            await ensure_trigger(connection, DEFAULT_TENANT, endpoint, trigger, actor="test")
+            await register_endpoint(
+                connection, DEFAULT_TENANT, flow.endpoint, flow.scheme, actor="test"
+            )
+            trigger = Trigger(flow.name, flow.endpoint, flow.deployment, list(flow.types))
+            await save(connection, DEFAULT_TENANT, trigger, actor="test")
     assert everything(ledger) == before
 
 

@@ -12,7 +12,8 @@ from prefect.states import Cancelling, Completed, Running
 from prefect_n8n import WebhookEvent
 from prefect_n8n.core.errors import ConfigurationError
 from prefect_n8n.core.settings import DEFAULT_TENANT
-from prefect_n8n.ledger.endpoints import set_state
+from prefect_n8n.ledger.configuration import set_state
+from prefect_n8n.ledger.kinds import ENDPOINTS
 from prefect_n8n.ledger.states import EndpointState
 from support.bridge import until
 from support.falling import ONCE, Falling
@@ -185,7 +186,9 @@ async def test_a_delivery_that_is_not_made_in_time_is_cancelled(falling: Falling
 async def pause(falling: Falling, slug: str) -> None:
     """Hold an endpoint's deliveries."""
     async with falling.bridge.database.transaction(DEFAULT_TENANT) as connection:
-        await set_state(connection, DEFAULT_TENANT, slug, EndpointState.PAUSED, actor="test")
+        await set_state(
+            connection, DEFAULT_TENANT, ENDPOINTS, slug, EndpointState.PAUSED, actor="test"
+        )
 
 
 async def test_a_delivery_on_the_wire_when_time_is_up_is_waited_for(falling: Falling) -> None:

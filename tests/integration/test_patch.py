@@ -9,8 +9,9 @@ import httpx
 import pytest
 
 from prefect_n8n.core.settings import DEFAULT_TENANT
+from prefect_n8n.core.specs import OutboundEndpoint
+from prefect_n8n.ledger.configuration import save
 from prefect_n8n.ledger.database import Database
-from prefect_n8n.ledger.endpoints import OutboundEndpoint, ensure_outbound
 from prefect_n8n.receiver.app import PREFIX
 from support.receiver import TOKEN, Sender, add_token
 
@@ -41,7 +42,7 @@ async def patch(sender: Sender, database: Database) -> Patcher:
     await add_token(database, "send")
     async with database.transaction(DEFAULT_TENANT) as connection:
         spec = OutboundEndpoint("crm", "https://n8n.example.com/webhook/crm")
-        await ensure_outbound(connection, DEFAULT_TENANT, spec, actor="test")
+        await save(connection, DEFAULT_TENANT, spec, actor="test")
     return Patcher(sender.client)
 
 

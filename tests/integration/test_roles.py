@@ -14,13 +14,11 @@ from psycopg.errors import InsufficientPrivilege
 from sqlalchemy import text
 
 from prefect_n8n.core.settings import DEFAULT_TENANT
+from prefect_n8n.core.specs import InboundEndpoint, Trigger
+from prefect_n8n.ledger.configuration import save
 from prefect_n8n.ledger.database import Database, Role
 from prefect_n8n.ledger.inbox import Arrival, record_arrivals
 from prefect_n8n.ledger.registry import (
-    EndpointSpec,
-    TriggerSpec,
-    ensure_endpoint,
-    ensure_trigger,
     resolve_endpoint,
     resolve_token,
     save_token,
@@ -195,9 +193,10 @@ async def filled(ledger: Ledger, database: Database) -> Ledger:
     """Two tenants, each with a pending and a finished event, and an execution of the first."""
     for tenant in (DEFAULT_TENANT, OTHER_TENANT):
         async with database.transaction(tenant) as connection:
-            endpoint = await ensure_endpoint(connection, tenant, EndpointSpec("in"), actor="test")
-            trigger = TriggerSpec("all", ("*",), "flow/deployment")
-            await ensure_trigger(connection, tenant, endpoint, trigger, actor="test")
+            inbound = await save(connection, tenant, InboundEndpoint("in"), actor="test")
+            endpoint = inbound.saved.id
+            trigger = Trigger("all", "in", "flow/deployment")
+            await save(connection, tenant, trigger, actor="test")
             arrivals = [arrival(endpoint, event_id) for event_id in ("pending", "ended")]
             await record_arrivals(connection, tenant, arrivals)
             await connection.execute(
@@ -287,8 +286,8 @@ async def test_as_the_application_the_launcher_sees_one_tenant(filled: Ledger) -
 
 async def test_a_token_finds_its_tenant_before_any_is_known(database: Database) -> None:
     async with database.transaction(OTHER_TENANT) as connection:
-        inbound = await ensure_endpoint(connection, OTHER_TENANT, EndpointSpec("in"), actor="test")
-        await ensure_endpoint(connection, OTHER_TENANT, EndpointSpec("out"), actor="test")
+        inbound = await save(connection, OTHER_TENANT, InboundEndpoint("in"), actor="test")
+        await save(connection, OTHER_TENANT, InboundEndpoint("out"), actor="test")
         await connection.execute(
             text("""UPDATE prefect_n8n.webhook_endpoints
                     SET token_hash = CASE slug WHEN 'in' THEN CAST(:inbound AS bytea)
@@ -304,7 +303,7 @@ async def test_a_token_finds_its_tenant_before_any_is_known(database: Database) 
             text("UPDATE prefect_n8n.api_tokens SET expires_at = now() WHERE name = 'old'")
         )
     async with database.transaction(None) as connection:
-        assert await resolve_endpoint(connection, "in") == (OTHER_TENANT, inbound)
+        assert await resolve_endpoint(connection, "in") == (OTHER_TENANT, inbound.saved.id)
         assert await resolve_endpoint(connection, "out") is None
         assert await resolve_endpoint(connection, "unknown") is None
         token = await resolve_token(connection, "good")

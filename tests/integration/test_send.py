@@ -21,9 +21,10 @@ from prefect_n8n.core.errors import (
     RequestError,
 )
 from prefect_n8n.core.settings import DEFAULT_TENANT, settings
+from prefect_n8n.core.specs import OutboundEndpoint
 from prefect_n8n.flows.inbox import close_database
+from prefect_n8n.ledger.configuration import save
 from prefect_n8n.ledger.database import Database, driver_url
-from prefect_n8n.ledger.endpoints import OutboundEndpoint, ensure_outbound
 from support.postgres import Ledger
 
 BODY = {"order": 7}
@@ -44,7 +45,7 @@ async def outbox(
     settings.cache_clear()
     async with database.transaction(DEFAULT_TENANT) as connection:
         spec = OutboundEndpoint("crm", "https://n8n.example.com/webhook/crm")
-        await ensure_outbound(connection, DEFAULT_TENANT, spec, actor="test")
+        await save(connection, DEFAULT_TENANT, spec, actor="test")
     with psycopg.connect(ledger.admin_url) as connection:
         make_role(connection, "shop LOGIN IN ROLE prefect_n8n_app")
         connection.execute("CREATE TABLE orders (id int)")
@@ -259,7 +260,7 @@ async def test_an_inbound_endpoint_is_none_to_send_to(outbox: Ledger, database: 
         send("orders", BODY)
     async with database.transaction(DEFAULT_TENANT) as connection:
         with pytest.raises(ConfigurationError, match="is inbound"):
-            await ensure_outbound(
+            await save(
                 connection,
                 DEFAULT_TENANT,
                 OutboundEndpoint("orders", "https://x.example"),

@@ -27,13 +27,14 @@ from prefect.client.schemas.objects import FlowRun
 
 from prefect_n8n import webhook
 from prefect_n8n.core.settings import DEFAULT_TENANT, Settings, settings
+from prefect_n8n.core.specs import InboundEndpoint
 from prefect_n8n.flows.inbox import close_database
 from prefect_n8n.flows.webhook import WebhookFlow
 from prefect_n8n.launcher.deploying import deploy
 from prefect_n8n.launcher.service import Launcher, new_owner
+from prefect_n8n.ledger.configuration import save
 from prefect_n8n.ledger.database import Database
 from prefect_n8n.ledger.inbox import Arrival, record_arrivals
-from prefect_n8n.ledger.registry import EndpointSpec, ensure_endpoint
 from prefect_n8n.ledger.status import event_with_executions
 from support.postgres import Ledger
 
@@ -141,12 +142,8 @@ class Bridge:
         """
         raw = json.dumps({"total": 12.5} if body is None else body).encode()
         async with self.database.transaction(DEFAULT_TENANT) as connection:
-            endpoint = await ensure_endpoint(
-                connection,
-                DEFAULT_TENANT,
-                EndpointSpec(self.name, credentials_block=block),
-                actor="test",
-            )
+            spec = InboundEndpoint(self.name, credentials_block=block)
+            endpoint = (await save(connection, DEFAULT_TENANT, spec, actor="test")).saved.id
             hash = hashlib.sha256(raw).digest()
             arrivals = [
                 Arrival(endpoint, id, type, raw, hash, {}, None, callback_url) for id in ids

@@ -8,12 +8,16 @@ from uuid import UUID, uuid4
 from sqlalchemy import text
 
 from prefect_n8n.core.settings import DEFAULT_TENANT
+from prefect_n8n.core.specs import Trigger
 from prefect_n8n.ledger import launches
+from prefect_n8n.ledger.configuration import save
 from prefect_n8n.ledger.database import Database
-from prefect_n8n.ledger.registry import TriggerSpec, ensure_trigger
 from prefect_n8n.ledger.states import ExecutionState
 
-_ENDPOINT = text("SELECT endpoint_id, redrive FROM prefect_n8n.webhook_events WHERE id = :event")
+_ENDPOINT = text("""
+    SELECT p.slug, e.redrive FROM prefect_n8n.webhook_events e
+    JOIN prefect_n8n.webhook_endpoints p ON p.id = e.endpoint_id WHERE e.id = :event
+""")
 _PROCESSING = text("UPDATE prefect_n8n.webhook_events SET state = 'processing' WHERE id = :event")
 _LAUNCH = text("""
     INSERT INTO prefect_n8n.workflow_executions
@@ -35,8 +39,8 @@ async def launch(database: Database, event: object, *triggers: str) -> list[UUID
         who = {"event": event}
         endpoint, redrive = (await connection.execute(_ENDPOINT, who)).one()
         for id, name in zip(ids, triggers, strict=True):
-            spec = TriggerSpec(name, ("*",), f"{name}/orders")
-            await ensure_trigger(connection, DEFAULT_TENANT, endpoint, spec, actor="test")
+            spec = Trigger(name, endpoint, f"{name}/orders")
+            await save(connection, DEFAULT_TENANT, spec, actor="test")
             values = {"id": id, "run": uuid4(), "trigger": name, "redrive": redrive}
             await connection.execute(_LAUNCH, values | who | {"tenant": DEFAULT_TENANT})
         await connection.execute(_PROCESSING, who)

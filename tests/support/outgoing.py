@@ -15,9 +15,10 @@ from sqlalchemy import text
 
 from prefect_n8n import N8nCredentials
 from prefect_n8n.core.settings import DEFAULT_TENANT, settings
+from prefect_n8n.core.specs import OutboundEndpoint
 from prefect_n8n.flows.send import Sent, asend
 from prefect_n8n.launcher.service import Launcher
-from prefect_n8n.ledger.endpoints import OutboundEndpoint, ensure_outbound
+from prefect_n8n.ledger.configuration import save
 from support.bridge import Bridge, until
 from support.target import WORKFLOW, Target
 
@@ -54,7 +55,7 @@ class Outgoing:
         }
         async with self.bridge.database.transaction(DEFAULT_TENANT) as connection:
             spec = OutboundEndpoint(slug, **values | changes)
-            return await ensure_outbound(connection, DEFAULT_TENANT, spec, actor="test")
+            return (await save(connection, DEFAULT_TENANT, spec, actor="test")).saved.id
 
     async def send(self, id: str | None = None, endpoint: str = "crm", **body: Any) -> Sent:
         """Record one delivery."""

@@ -13,8 +13,10 @@ import pytest_asyncio
 
 from prefect_n8n.core.settings import DEFAULT_TENANT, Settings
 from prefect_n8n.core.signing import Scheme, StandardScheme, sign
+from prefect_n8n.core.specs import InboundEndpoint
+from prefect_n8n.ledger.configuration import save
 from prefect_n8n.ledger.database import Database
-from prefect_n8n.ledger.registry import EndpointSpec, ensure_endpoint, save_token
+from prefect_n8n.ledger.registry import save_token
 from prefect_n8n.receiver.app import PREFIX, create_app
 from support.postgres import Ledger
 
@@ -63,8 +65,8 @@ async def add_endpoint(
 ) -> UUID:
     """Create an endpoint and return its id."""
     async with database.transaction(tenant) as connection:
-        spec = EndpointSpec(slug, **options)  # type: ignore[arg-type]
-        return await ensure_endpoint(connection, tenant, spec, actor="test")
+        spec = InboundEndpoint(slug, **options)  # type: ignore[arg-type]
+        return (await save(connection, tenant, spec, actor="test")).saved.id
 
 
 async def add_token(database: Database, *scopes: str) -> None:
