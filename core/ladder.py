@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Any, cast
 
 from .errors import ConfigurationError
+from .slugs import SLUG
 
 MAX_STEPS = 10
 MAX_TIMEOUT = 2_592_000.0
@@ -41,7 +42,7 @@ DEFAULT_TIMEOUT = {
 }
 
 _SHAPES = {
-    StepKind.ENDPOINT: (re.compile(r"[a-z0-9][a-z0-9_-]{0,62}"), "an endpoint's slug"),
+    StepKind.ENDPOINT: (SLUG, "an endpoint's slug"),
     StepKind.WORKFLOW: (re.compile(r"[^/\s][^/]{0,199}"), "the name of an N8nWorkflow block"),
     StepKind.DEPLOYMENT: (re.compile(r"[^/]+/[^/]+"), "flow/deployment"),
     StepKind.NOTIFICATION: (re.compile(r"[a-z0-9-]+/[^/]+"), "<block type slug>/<block name>"),

@@ -10,8 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from abc import ABC, abstractmethod
 from dataclasses import asdict, field
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
@@ -30,17 +31,17 @@ from .ladder import parse_ladder
 from .retry import RetryPolicy, SuccessRule
 from .settings import settings
 from .signing import scheme_of
+from .slugs import SLUG
 from .urls import check_url
 
 _CONFIG = ConfigDict(extra="forbid")
-_SLUG = "[a-z0-9][a-z0-9_-]{0,62}"
 _ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 MAX_SCHEMA = 65_536
 """Characters of a JSON Schema: it is read for every event."""
 
 
 def _slug(value: str) -> str:
-    if not re.fullmatch(_SLUG, value):
+    if not SLUG.fullmatch(value):
         raise ValueError(f"{value!r} is no slug: a-z, 0-9, - and _, at most 63")
     return value
 
@@ -48,7 +49,7 @@ def _slug(value: str) -> str:
 Slug = Annotated[
     str,
     AfterValidator(_slug),
-    WithJsonSchema({"type": "string", "pattern": f"^{_SLUG}$", "examples": ["orders"]}),
+    WithJsonSchema({"type": "string", "pattern": f"^{SLUG.pattern}$", "examples": ["orders"]}),
 ]
 Name = Annotated[str, Field(pattern=r"^[^\x00/]{1,200}$", examples=["on-order"])]
 BlockName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,99}$", examples=["default"])]
@@ -59,20 +60,16 @@ DeploymentName = Annotated[
 FieldPath = Annotated[str, Field(min_length=1, max_length=256, examples=["id"])]
 Json = dict[str, Any]
 
-S = TypeVar("S", bound="Spec")
 
-
-class Spec:
+class Spec(ABC):
     """What all of them can do."""
 
-    __slots__ = ()
-
     @property
+    @abstractmethod
     def key(self) -> str:
         """The name that tells it from others of its kind in a tenant."""
-        raise NotImplementedError
 
-    def check(self) -> None:
+    def check(self) -> None:  # noqa: B027 - not every kind has more to check
         """Check what its types do not say.
 
         Raises:

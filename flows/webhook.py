@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 from uuid import UUID
@@ -12,12 +11,11 @@ from prefect import Flow
 from prefect.flows import InfrastructureBoundFlow
 
 from ..core.ladder import parse_ladder
+from ..core.slugs import SLUG
 from .binding import Binding
 from .calling import call
 from .inbox import load_event
 from .receipt import show_receipt
-
-_SLUG = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 
 
 class WebhookFlow(Flow[[UUID], Any]):
@@ -108,7 +106,7 @@ def webhook(
         ValueError: a slug, type or scheme that cannot be.
         ConfigurationError: a fallback that cannot be; the message names the step.
     """
-    if not _SLUG.fullmatch(endpoint):
+    if not SLUG.fullmatch(endpoint):
         raise ValueError(f"@webhook: {endpoint!r} is no slug: a-z, 0-9, - and _, at most 63.")
     if isinstance(types, str) or not types:
         raise ValueError("@webhook: types is a list of globs, such as ['order.*'].")

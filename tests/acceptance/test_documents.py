@@ -24,8 +24,6 @@ TESTS = "pip install uv && uv run pytest tests\n"
 EXAMPLE = "examples/orders.py"
 
 CRM = """
-import os
-
 from prefect_n8n import N8nCredentials, N8nWorkflow, OutboundEndpoint
 
 credentials = N8nCredentials.load("default")
@@ -102,4 +100,4 @@ async def test_pages_about_n8n(n8n: N8n, calls_n8n: None) -> None:
             "the text of n8n's credential `Prefect webhook secret`": SECRET,
         }
         crm = Snippet(Path(__file__), 1, "python", CRM.format(path=there.path))
-        await read(Reader(up, words, env), [crm, *in_order(chosen)])
+        await read(Reader(up, words), [crm, *in_order(chosen)])
